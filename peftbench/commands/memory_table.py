@@ -46,6 +46,7 @@ def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
             *_ranks(known),
             *_attention(known),
             *_logits(known),
+            *_offloaded(known),
             *_beside(known),
             *_budget(known, asked),
         ):
@@ -106,6 +107,15 @@ def _logits(found: Sequence[Forecast]) -> Iterator[str]:
             "these are depends on the data; here they are all but its first token, the most there can be. A run "
             "predicts each trial's peak from its own batches."
         )
+
+
+def _offloaded(found: Sequence[Forecast]) -> Iterator[str]:
+    """Yield what steps keep on the host."""
+    cells = [
+        f"{f.trial.cell} ({memory(f.found.offloaded_bytes)})" for f in found if f.found and f.found.offloaded_bytes
+    ]
+    if cells:
+        yield f"Beside the peak, which is the device's, a step keeps activations on the host: {', '.join(cells)}."
 
 
 def _beside(found: Sequence[Forecast]) -> Iterator[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _TRAIN = (
     *("batch_size", "micro_batch_size", "learning_rate", "optimizer", "gradient_checkpointing", "logits", "steps"),
-    *("epochs", "attention"),
+    *("epochs", "attention", "offload"),
 )
 """Training settings of each cell."""
 
@@ -117,6 +117,7 @@ def _memory(each: Forecast, asked: Question) -> dict[str, Any] | None:
     return {
         "peak_bytes": found.peak_bytes,
         "loading_peak_bytes": found.loading_bytes,
+        **({"offloaded_to_host_bytes": found.offloaded_bytes} if found.offloaded_bytes else {}),
         **({"ranks_peak_bytes": list(found.ranks)} if found.ranks else {}),
         **{f"{name}_bytes": size for name, size in found.categories.items()},
         "reserve_bytes": reserve,

@@ -31,7 +31,7 @@ class _Storage:
     """A live storage: its size, and the category that it is counted under."""
 
     size: int
-    category: Category
+    category: Category | None
     fixed: bool = False
     """Whether the category is no guess."""
 
@@ -43,13 +43,21 @@ class CategoryBytes:
     live: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Category, 0))
     peak: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Category, 0))
     peak_bytes: int = 0
+    offloaded: int = 0
+    """Bytes now on the host that a step moved there; in no category, as they are not on the device."""
+    offloaded_peak: int = 0
+    """Most of these at one moment of the step."""
     allocated_bytes: int | None = None
     """The same peak by the allocator's own count; None if it was not measured."""
     _total: int = field(default=0, repr=False)
     """Sum of ``live``."""
 
-    def add(self, category: Category, size: int) -> None:
-        """Count bytes (negative to remove them) and update the peak."""
+    def add(self, category: Category | None, size: int) -> None:
+        """Count bytes (negative to remove them) and update the peak; None for what is on the host."""
+        if category is None:
+            self.offloaded += size
+            self.offloaded_peak = max(self.offloaded_peak, self.offloaded)
+            return
         self.live[category] += size
         self._total += size
         if self._total > self.peak_bytes:
@@ -74,6 +82,8 @@ class Ledger(TorchDispatchMode):
         self._vocabulary, self._width, self._rounding = vocabulary, width, rounding
         # not a WeakKeyDictionary with finalizers: they take as long as a small operator does
         self._storages: dict[weakref.ref[Any], _Storage] = {}
+        self.on_host = False
+        """Whether new storages are those of the host."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -120,9 +130,9 @@ class Ledger(TorchDispatchMode):
             entry.size = size
 
     def _add(self, storage: Any, category: Category) -> _Storage:
-        entry = _Storage(self._rounded(storage), category)
+        entry = _Storage(self._rounded(storage), None if self.on_host else category)
         self._storages[weakref.ref(storage, self._free)] = entry
-        self.bytes.add(category, entry.size)
+        self.bytes.add(entry.category, entry.size)
         return entry
 
     def _rounded(self, storage: Any) -> int:
@@ -130,6 +140,7 @@ class Ledger(TorchDispatchMode):
         return size
 
     def _move(self, entry: _Storage, category: Category) -> None:
+        assert entry.category is not None
         self.bytes.live[entry.category] -= entry.size
         entry.category = category
         self.bytes.live[category] += entry.size
@@ -184,6 +195,25 @@ class Keeping(TorchDispatchMode):
                 for active in _ACTIVE if isinstance(leaf, torch.Tensor) else ():
                     active.keep(leaf)
         return out
+
+
+def kept(tensor: torch.Tensor) -> torch.Tensor:
+    """Let active ledgers count a tensor as an activation: autograd saves it by a hook that hides it from them."""
+    for active in _ACTIVE:
+        active.keep(tensor)
+    return tensor
+
+
+@contextmanager
+def on_host() -> Iterator[None]:
+    """Let active ledgers count what is made within the context as on the host."""
+    for active in _ACTIVE:
+        active.on_host = True
+    try:
+        yield
+    finally:
+        for active in _ACTIVE:
+            active.on_host = False
 
 
 def is_active() -> bool:

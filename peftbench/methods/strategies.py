@@ -133,6 +133,8 @@ def refusal(
     if devices is None or training is None:
         return None
     why = _why_not_at_all(devices, device) or _why_not(LIMITS[devices.strategy], method, precision, training)
+    if training.offload != "none":
+        why = why or f"offload: {training.offload} was not tried on several devices; use offload: none, or one device"
     name = f"{method.name} {method.variant}".strip()
     return Refusal(f"{name} {precision} does not run on {devices.name}", why) if why else None
 

@@ -47,6 +47,8 @@ def refusal(method: Method, precision: str, device: str, training: Training | No
         found = found or _no_checkpointing(method)
     if training and training.packing:
         found = found or _no_packing(method)
+    if training and training.offload != "none":
+        found = found or _no_offload(training.offload, device)
     if training and training.attention != AUTO:
         found = found or _no_attention(training.attention, precision, device)
     return found or (_no_optimizer(method, precision, training) if training else None)
@@ -116,6 +118,13 @@ def _no_packing(method: Method) -> Refusal | None:
     if method.virtual_tokens:
         why = "its virtual tokens are prepended to a whole row, not to each example"
     return Refusal(f"{_name(method)} does not exist with packing", why) if why else None
+
+
+def _no_offload(what: str, device: str) -> Refusal | None:
+    if device != "cpu":
+        return None
+    why = f"a CPU's {what} are in the host's memory already, of which copies would take more; use offload: none"
+    return Refusal(f"offload: {what} does not exist on cpu", why)
 
 
 def _no_attention(name: str, precision: str, device: str) -> Refusal | None:

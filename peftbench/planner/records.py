@@ -60,6 +60,8 @@ class Prediction:
     """Decoder layers of the traced models; a single number is the model's own depth."""
     depth: int
     """Decoder layers of the model."""
+    offloaded_bytes: int = 0
+    """Most bytes that the step holds on the host at one moment; not in ``peak_bytes``."""
     attention: str = "fused"
     """``fused``: a kernel that saves no attention matrix; ``matrix``: whole matrices; ``none``: no attention."""
     ranks: tuple[int, ...] = ()

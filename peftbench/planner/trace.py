@@ -94,7 +94,8 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass], parallel: Parallel 
             with _Operators(windows) as operators:
                 loop.step(learner, each, trial.training.learning_rate)
             windows.next("")
-    return Traced(windows.moments, totals | {"flops": operators.flops}, operators.attention, loaded)
+    totals |= {"flops": operators.flops, "offloaded_bytes": counted.offloaded_peak}
+    return Traced(windows.moments, totals, operators.attention, loaded)
 
 
 def _loading(made: nn.Module, trial: Trial, precision: Precision) -> Mapping[Window, Sequence[Moment]]:

@@ -103,6 +103,8 @@ class Training:
     logits: str = "all"
     """Where logits are made: ``all`` positions, those that bear loss (``loss_bearing``), or these in chunks that are
     computed twice (``chunked``). The loss is the same up to rounding."""
+    offload: str = "none"
+    """What is kept on the host between its uses: ``none``, or ``activations``. Losses are the same bit for bit."""
     attention: str = AUTO
     """How attention is computed, by transformers' name, in training and in scoring."""
 

@@ -19,7 +19,12 @@ from peftbench.runner import tuning
 from peftbench.runner.state import Run
 from peftbench.training.parallel import group
 
-_OF_THE_STEP = ("peak_train_bytes", "peak_unexplained_bytes", *(category.column for category in Category))
+_OF_THE_STEP = (
+    "peak_train_bytes",
+    "peak_unexplained_bytes",
+    "peak_offloaded_bytes",
+    *(category.column for category in Category),
+)
 """Columns of one step of one rank, which belong together."""
 
 

@@ -76,6 +76,12 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
             "recompute activations in the backward pass: true, of every decoder layer; n, of every n-th; selective, of "
             "every layer all but matrix products and fused attention (docs/ladder.md)",
         ),
+        "offload": Setting(
+            Literal["none", "activations"],
+            "none",
+            "what a GPU's step keeps in the host's memory between its uses: activations, from the forward to the "
+            "backward pass (docs/ladder.md)",
+        ),
         "logits": Setting(
             Literal["all", "loss_bearing", "chunked"],
             "all",

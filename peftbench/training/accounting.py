@@ -72,7 +72,8 @@ def account_step(learner: Learner, step: Sequence[Encoded], trains_base: bool) -
         held = sum(counted.live.values())
         with _allocations(learner.device) as peaks:
             loop.step(learner, batches, learner.training.learning_rate)
-    counted.allocated_bytes = held + peaks[0]
+    if learner.device == "cuda" or not counted.offloaded_peak:  # else the copies are of the same memory
+        counted.allocated_bytes = held + peaks[0]
     return counted
 
 
@@ -144,4 +145,9 @@ def train_columns(counted: CategoryBytes) -> MemoryColumns:
     categories: dict[str, Any] = {category.column: counted.peak[category] for category in Category}
     allocated = counted.allocated_bytes
     unexplained = None if allocated is None else allocated - counted.peak_bytes
-    return MemoryColumns(peak_train_bytes=counted.peak_bytes, peak_unexplained_bytes=unexplained, **categories)
+    return MemoryColumns(
+        peak_train_bytes=counted.peak_bytes,
+        peak_unexplained_bytes=unexplained,
+        peak_offloaded_bytes=counted.offloaded_peak,
+        **categories,
+    )

@@ -19,7 +19,7 @@ from peftbench.models.precision import Precision
 from peftbench.records import Phase, StepRow, Training
 from peftbench.records.columns.time import TimeColumns
 from peftbench.records.columns.work import WorkColumns
-from peftbench.training import checkpointing, logits, optimizers, several_optimizers, turns
+from peftbench.training import checkpointing, logits, offloading, optimizers, several_optimizers, turns
 from peftbench.training.batches import Batch, micro_batches
 from peftbench.training.encoded import Encoded
 from peftbench.training.losses import batch_loss
@@ -99,7 +99,8 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
         turns.begin_step(learner.model, learner.optimizer, done)
     if several_optimizers.in_backward(learner.optimizer):
         return _step_in_backward(learner, batches)
-    total = learner.parallel.gradients(learner, batches, batch_loss)
+    with offloading.saved(learner):
+        total = learner.parallel.gradients(learner, batches, batch_loss)
     learner.scaler.unscale_(learner.optimizer)
     norm = learner.parallel.clip(learner.parameters, learner.training.clip_norm)
     learner.scaler.step(learner.optimizer)
@@ -115,7 +116,7 @@ def _step_in_backward(learner: Learner, batches: Sequence[Batch]) -> tuple[float
     """Take an optimizer step within the backward pass; return the loss and the gradient norm over all tensors."""
     if len(batches) != 1:
         raise ValueError(f"a step in the backward pass has one micro-batch; given {len(batches)}")
-    with several_optimizers.stepping(learner.optimizer) as norms:
+    with several_optimizers.stepping(learner.optimizer) as norms, offloading.saved(learner):
         total = learner.parallel.gradients(learner, batches, batch_loss)
     return float(total), float(torch.stack(norms).norm())
 

@@ -56,6 +56,8 @@ SAMPLE = [
     ("full", "bf16", TWO, {"training": {"gradient_checkpointing": 2}}),
     ("lora", "int8", TWO, {"training": {"gradient_checkpointing": "selective"}}),
     slow("adapter", "fp16", TWO, {"training": {"gradient_checkpointing": "selective"}}),
+    ("lora", "bf16", TWO, {"training": {"offload": "activations"}}),
+    slow("full", "fp32", TWO, {"training": {"offload": "activations", "gradient_checkpointing": True}}),
     ("prompt_tuning", "bf16", TWO, {"training": {"logits": "loss_bearing"}}),
     slow("full", "fp32", TWO, {"training": {"logits": "loss_bearing"}}),
     ("lora", "fp32", TWO, {"training": {"attention": "eager"}}),
@@ -71,6 +73,8 @@ def test_a_prediction_is_what_a_real_step_is_accounted_for_to_the_byte(method, p
     found, loaded, book = compare(tiny, method, precision, shapes, **changes)
     assert dict(found.categories) == book.peak
     assert found.peak_bytes == book.peak_bytes == sum(book.peak.values())
+    assert found.offloaded_bytes == book.offloaded_peak
+    assert bool(book.offloaded_peak) == ("offload" in changes.get("training", {}))
     assert (found.base_parameters, found.base_weights_bytes) == (loaded.parameters, loaded.weights_bytes)
 
 
@@ -121,6 +125,7 @@ DEEP = [
     ("llama", 9, "prefix_tuning", {}, {}, (3, 4)),
     slow("llama", 13, "lora", {}, {"gradient_checkpointing": 3}, (7, 10)),
     slow("llama", 9, "full", {}, {"gradient_checkpointing": "selective"}, (3, 4)),
+    slow("llama", 9, "lora", {}, {"offload": "activations"}, (3, 4)),
     slow("llama", 12, "llama_adapter", {}, {}, (5, 6)),
     slow("llama", 12, "llama_adapter", {"layers": 2}, {}, (5, 6)),
     slow("llama", 9, "full", {"layers": 8}, {"optimizer": "adamw_8bit"}, (4, 5)),

@@ -54,6 +54,11 @@ CASES = {
         "options": {"dropout": 0.2},
         "training": {"gradient_checkpointing": "selective"},
     },
+    "lora, activations on the host": {
+        "method": "lora",
+        "options": {"dropout": 0.2},
+        "training": {"offload": "activations", "gradient_checkpointing": 2},
+    },
     "qlora": {"precision": "nf4"},
     "int8": {"method": "lora", "precision": "int8"},
     "fp16": {"method": "lora", "precision": "fp16"},

@@ -54,6 +54,8 @@ def tables() -> str:
             parts += [f"On `{base}`:", table([_row(row) for row in own], _HEAD)] if own else []
         if record.other_loss:
             parts.append(f"Losses: {record.other_loss}.")
+        if record.note:
+            parts.append(f"Note: {record.note}.")
     return "\n\n".join(parts)
 
 

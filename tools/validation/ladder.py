@@ -68,6 +68,8 @@ class Axis:
     other_loss: str = ""
     """Why losses are not those of the baseline; empty if they are, up to rounding."""
     bases: Sequence[str] = ("nano", "32k")
+    note: str = ""
+    """What else a reader needs to know of the rows, as a clause; empty for nothing."""
 
 
 AXES: Mapping[str, Axis] = {
@@ -116,6 +118,13 @@ AXES: Mapping[str, Axis] = {
         ({"turns": "lisa"}, {"turns": "badam"}),
         ("full",),
         "in a step some layers train, and the others stay as they are",
+    ),
+    "offload": Axis(
+        "activations on the host",
+        ({"offload": "activations"}, {"offload": "activations", "gradient_checkpointing": True}),
+        ("full", "lora", "qlora"),
+        note="the peak is the device's, without what is on the host. Here both are one memory, so times are those "
+        "of copies within it; a trial on a CPU refuses the setting",
     ),
     "optimizers": Axis(
         "optimizers with less state, or one gradient at a time",

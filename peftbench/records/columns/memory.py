@@ -37,6 +37,10 @@ class MemoryColumns(ColumnGroup):
     peak_logits_bytes: Annotated[int | None, Category.LOGITS.doc] = None
     peak_temporaries_bytes: Annotated[int | None, Category.TEMPORARIES.doc] = None
     peak_unexplained_bytes: Annotated[int | None, "the allocator's peak of that step minus its categories"] = None
+    peak_offloaded_bytes: Annotated[
+        int | None,
+        "most bytes that a training step held on the host for its device at one moment; not in peak_train_bytes",
+    ] = None
     ledger_json: Annotated[
         str | None, "bytes by category as JSON: after loading, after attaching, at the evaluation peak"
     ] = None

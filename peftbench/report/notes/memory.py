@@ -21,6 +21,7 @@ _MUST_EQUAL = {
     "train.packing": "packing",
     "train.logits": "the positions that have logits",
     "train.attention": "how attention is computed",
+    "train.offload": "offloading",
 }
 """Settings that, beside method, rank and precision, decide the memory of a training step; with their names in notes."""
 _SINGULAR = ("gradient checkpointing", "packing")
