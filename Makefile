@@ -12,7 +12,7 @@
 # make gpu          measure on a CUDA device what cannot be known without one (docs/gpu.md; GPU_ARGS="--dry-run --out DIR")
 # make bench        measure peftbench itself and print the ratios (BENCH_ARGS=--write renews docs/bench.md)
 # make reference    run the quickstart afresh and renew everything in the project that is made from results
-# RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning peft_zoo parallel deployed precisions all
+# RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning peft_zoo parallel deployed memory_ladder precisions all
 # PIP_ARGS          passed to every pip install (which build of torch: see README, Installation)
 
 PYTHON ?= python3

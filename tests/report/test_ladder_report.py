@@ -135,6 +135,17 @@ def test_the_tables_say_bytes_changes_speed_and_score(made) -> None:
     assert "-150.0" in next(line for line in text.splitlines() if "adamw → adamw_8bit" in line)
 
 
+def test_what_operators_hold_inside_themselves_is_told(made) -> None:
+    held = result("full small fp32", sizes=(1, 1, 1), peak_unexplained_bytes=96 * MIB)
+    folder = made(ROWS[0], held, *ROWS[2:])
+    text = table(folder, "md")
+    head, second = (next(line for line in text.splitlines() if line.startswith(start)) for start in ("| row", "| 2 |"))
+    cells = dict(zip(head.split("|"), second.split("|"), strict=True))
+    assert cells[" held inside operators (MiB) "].strip() == "+96.0"
+    assert "Row 2: an operator took memory inside itself" in text
+    assert "inside operators" not in table(made(*ROWS), "md")
+
+
 def test_without_the_key_there_is_no_ladder(made) -> None:
     folder = made(*ROWS, kind=None)
     results = collect.collect(folder)

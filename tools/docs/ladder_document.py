@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from peftbench.records import Category
+from peftbench.report.collect import collect
+from peftbench.report.tables import ladder as ladder_table
+from peftbench.report.tables import writers
 from tools.docs.suite_document import NONE, table
 from tools.validation import ladder
 from tools.validation.ladder import AXES, Row
@@ -42,6 +46,13 @@ def _versions() -> str:
         return f"With {next(iter(axes))}."
     shown = (("; ".join(titles), words) for words, titles in axes.items())
     return " ".join(f"{titles[0].upper()}{titles[1:]}: with {words}." for titles, words in shown)
+
+
+def one_after_another(folder: Path) -> str:
+    """Return the ladder of a results folder as its report has it."""
+    found = ladder_table.table(collect(folder))
+    assert found is not None, f"{folder}: its suite asks for no ladder"
+    return writers.write_md(found).rstrip()
 
 
 def tables() -> str:

@@ -65,6 +65,7 @@ RUNS = {
     "peft_zoo": ("suites/peft_zoo.yaml",),
     "parallel": ("suites/parallel.yaml",),
     "deployed": ("suites/deployed.yaml", "--set", "threads=1"),  # its times mean nothing, and it is run beside others
+    "memory_ladder": ("suites/memory_ladder.yaml", "--set", "threads=1"),  # likewise
 }
 """Name of a committed results folder to the arguments of ``peftbench run``."""
 ALL = ("trials", "steps", "examples")
@@ -76,6 +77,7 @@ KEPT = {
     "peft_zoo": ("trials",),
     "deployed": ("trials",),
     "parallel": ("trials", "steps"),
+    "memory_ladder": ("trials",),
     **{f"glue_{name}": ("trials",) for name in (*classification_document.TASKS, "sst2_longer", "roberta")},
 }
 """Which data sets of a run are committed; the larger ones leave out what no document reads. What is not in
@@ -229,6 +231,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "ladder run": ladder_document.run,
         "ladder exact": ladder_document.exact,
         "ladder tables": ladder_document.tables,
+        "one after another": partial(ladder_document.one_after_another, RESULTS / "memory_ladder"),
     },
     PAGES / "nano_ranks.md": {
         "ranks": lambda: report.table(RESULTS / "nano_grid", "ranks").rstrip(),

@@ -75,6 +75,12 @@ class Rung:
         return None if now is None or before is None else now - before
 
 
+def inside(rung: Rung) -> bool:
+    """Whether operators held more than a hundredth of the peak inside themselves, which no category has."""
+    held, peak = rung.value("peak_unexplained_bytes"), rung.value("peak_train_bytes")
+    return held is not None and peak is not None and held > peak / 100
+
+
 def ladder(results: Results) -> tuple[Rung, ...]:
     """Return the rows of the ladder; none if the suite asks for no ladder.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from peftbench.records.units import memory
 from peftbench.report.collect import Results
-from peftbench.report.derived.ladder import Rung
+from peftbench.report.derived.ladder import Rung, inside
 
 _PEAK = "peak_train_bytes"
 
@@ -32,6 +32,13 @@ def notes(results: Results, rungs: Sequence[Rung]) -> Iterator[str]:
         yield (
             f"Row{'s' * (len(passed) > 1)} {', '.join(passed)}: the row above did not finish; compared with the last "
             "one that did."
+        )
+    held = [str(number) for number, rung in enumerate(rungs, 1) if inside(rung)]
+    if held:
+        yield (
+            f"Row{'s' * (len(held) > 1)} {', '.join(held)}: an operator took memory inside itself and freed it again. "
+            "The allocator's peak of the step is higher by what is held inside operators; peak, saving and prediction "
+            "do not have it."
         )
     if any(rung.value(_PEAK) is not None and rung.value("tokens_per_second") is None for rung in rungs):
         yield "No speed: fewer than three steady steps, or the machine was busy with something else."

@@ -8,7 +8,7 @@ from peftbench.records import Category
 from peftbench.records import units as fmt
 from peftbench.records.units import Unit
 from peftbench.report.collect import MEAN, Results
-from peftbench.report.derived.ladder import Rung, ladder
+from peftbench.report.derived.ladder import Rung, inside, ladder
 from peftbench.report.notes import ladder as notes
 from peftbench.report.tables.table import Column, Row, Table, Value
 
@@ -31,7 +31,7 @@ def table(results: Results) -> Table | None:
         columns = tuple(category.column for category in alike)
         if any(rung.value(column) for rung in rungs for column in columns):
             pairs.append(_bytes(" and ".join(category.heading for category in alike), columns, short, unit))
-    pairs += [_predicted(unit)]
+    pairs += [*([_inside(unit)] if any(map(inside, rungs)) else []), _predicted(unit)]
     rows = tuple(Row(tuple(fill(rung) for _, fill in pairs), rung.cell, _trouble(rung)) for rung in rungs)
     return Table(tuple(column for column, _ in pairs), rows, tuple(notes.notes(results, rungs)))
 
@@ -84,6 +84,16 @@ def _predicted(unit: Unit) -> _Pair:
         return Value(_size(value, unit), (value,))
 
     return Column("predicted peak", unit.name, ("predicted_train_bytes",)), fill
+
+
+def _inside(unit: Unit) -> _Pair:
+    def fill(rung: Rung) -> Value:
+        value = rung.value("peak_unexplained_bytes")
+        text = fmt.MISSING if value is None else _signed(value, unit)
+        return Value(text, (value,))
+
+    head = f"inside\n{unit.name}"
+    return Column("held inside operators", unit.name, ("peak_unexplained_bytes",), head), fill
 
 
 def _saved() -> _Pair:
