@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import shlex
 import sys
@@ -245,7 +244,9 @@ def _fitted(draft: Draft, inputs: _Inputs, how: InitOptions, budget: int | None)
     Raises:
         UserError: if nothing fits.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports which kernels are missing
+    from peftbench.models import quiet_imports
+
+    quiet_imports.quantizers()
     from peftbench.commands.first_suite import fitting
     from peftbench.measure import device
     from peftbench.records.units import memory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -163,7 +162,7 @@ def _predict_memory(trials: Sequence[Trial], how: PlanOptions, suite: Suite) -> 
 
     Trials that run at the same time share the budget equally.
     """
-    from peftbench.models import dry_load, find
+    from peftbench.models import dry_load, find, quiet_imports
     from peftbench.planner import memory_sizes
 
     if how.reserve and not how.budget:
@@ -172,7 +171,7 @@ def _predict_memory(trials: Sequence[Trial], how: PlanOptions, suite: Suite) -> 
         raise UserError("--fit needs a memory limit: give --budget, for example --budget 16GiB")
     budget = memory_sizes.budget(how.budget, trials[0].device) // suite.workers if how.budget else None
     reserve = memory_sizes.reserve(how.reserve, budget)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports which kernels are missing
+    quiet_imports.quantizers()
     from peftbench.commands import memory_table
     from peftbench.planner import forecast
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
@@ -111,7 +110,7 @@ def plan(
     """
     from peftbench.commands import selection
     from peftbench.measure import device as devices
-    from peftbench.models import dry_load, find, here
+    from peftbench.models import dry_load, find, here, quiet_imports
     from peftbench.planner import forecast, memory_sizes
     from peftbench.suite import expand, from_data
 
@@ -128,7 +127,7 @@ def plan(
     trials = expand(suite, kind)
     bytes_of = memory_sizes.budget(limit, kind) if limit else None
     asked = forecast.Question(bytes_of, memory_sizes.reserve(kept, bytes_of))
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports which kernels are missing
+    quiet_imports.quantizers()
     with dry_load.quiet():
         found = forecast.forecasts(trials, lambda trial: find.config_folder(trial.base), asked)
         return MemoryPlan(kind, bytes_of, tuple(_cell(each, asked.reserve) for each in found))

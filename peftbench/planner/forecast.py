@@ -15,7 +15,7 @@ from typing import Any
 from peftbench.errors import Unsupported, UserError
 from peftbench.measure import device
 from peftbench.methods import base_facts, context_length
-from peftbench.models import causality
+from peftbench.models import causality, quiet_imports
 from peftbench.planner import cuda_reserve, fit, levers
 from peftbench.planner.predict import load_config
 from peftbench.planner.ranks import highest
@@ -56,6 +56,7 @@ def _start_method() -> str:
 def _silence_warnings() -> None:
     """Silence the libraries' warnings, which do not apply to a step on fake tensors."""
     warnings.simplefilter("ignore")
+    quiet_imports.quantizers()
 
 
 def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -14,7 +13,7 @@ from typing import Any
 
 from peftbench.errors import Unsupported, UserError
 from peftbench.methods import Method, method_of
-from peftbench.models import find
+from peftbench.models import find, quiet_imports
 from peftbench.records import Trial
 from peftbench.suite.expand import expand
 from peftbench.suite.records import Block, Suite
@@ -70,7 +69,7 @@ def apply(suite: Suite) -> Match:
 
 def solve(suite: Suite) -> Match:
     """Return a suite with each method's rank chosen, counted in this process."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports which kernels are missing
+    quiet_imports.quantizers()
     from peftbench.planner.predict import load_config
 
     warnings.simplefilter("ignore")

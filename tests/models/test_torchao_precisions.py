@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -44,6 +46,18 @@ def torchao():
     """Skips a test where torchao is not installed."""
     if why := stored_bases.why_missing("torchao"):
         pytest.skip(why)
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("quiet", [True, False])
+def test_importing_torchao_prints_nothing_on_a_terminal(quiet, torchao):
+    code = (
+        "from peftbench.models import quiet_imports; quiet_imports.quantizers(); " * quiet
+        + "import torchao.quantization"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert ("register_constant" in found) is not quiet
+    assert not quiet or "torchao" not in found
 
 
 def test_the_precisions_of_torchao_are_those_of_its_package():

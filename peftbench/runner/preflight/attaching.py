@@ -7,7 +7,6 @@ only if a suite has a base model that is not built in. What a forward pass with 
 from __future__ import annotations
 
 import copy
-import logging
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import Any
 
 from peftbench.errors import Unsupported, UserError
 from peftbench.methods import base_facts, context_length, method_of
-from peftbench.models import find
+from peftbench.models import find, quiet_imports
 from peftbench.models.precision import effective
 from peftbench.records import Trial
 from peftbench.runner.preflight import bases
@@ -38,7 +37,7 @@ def unsupported(trials: Sequence[Trial]) -> dict[str, str]:
 
 
 def _of_base(trials: Sequence[Trial], folder: Path) -> dict[str, str]:
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports which kernels are missing
+    quiet_imports.quantizers()
     from peftbench.planner.predict import load_config
 
     config = load_config(trials[0].base, folder)
