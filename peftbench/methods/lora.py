@@ -25,6 +25,7 @@ from peftbench.methods import (
     peft_checkpoint,
 )
 from peftbench.records import patterns as expressions
+from peftbench.training import riemannian
 
 _PEFT_STARTS: Mapping[str, bool | str] = {"kaiming": True, "loftq": True, "lora_ga": True}
 """Initializations that peft names differently; loftq and lora_ga are applied after the adapter was attached."""
@@ -107,6 +108,9 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
     lora_plus.mark(tuned, options.get(lora_plus.OPTION, 1.0))
     if options.get(lora_fa.OPTION):
         lora_fa.freeze(tuned)
+    if options.get("riemannian"):
+        for a, b, _ in lora_fa.pairs(tuned, "riemannian"):
+            riemannian.mark(a, b)
     return tuned
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from peft.tuners.lora import LoraLayer
+from torch import nn
 
 from peftbench.errors import Unsupported
 from peftbench.models import own_weights
@@ -28,15 +30,28 @@ def freeze(tuned: Any) -> None:
     References:
         Zhang et al. 2023, arXiv:2308.03303, section 3.
     """
+    for a, b, scale in pairs(tuned, OPTION):
+        a.requires_grad_(False)
+        own_weights.mark(a)
+        frozen_factor.mark(b, a, scale)
+
+
+def pairs(tuned: Any, option: str) -> Iterator[tuple[nn.Parameter, nn.Parameter, float]]:
+    """Yield A, B and s of each adapted layer.
+
+    Args:
+        tuned: the model with LoRA attached.
+        option: what they are needed for, for the message.
+
+    Raises:
+        Unsupported: if embeddings or fused experts are adapted.
+    """
     if any("lora_embedding_" in name for name, p in tuned.named_parameters() if p.requires_grad):
-        raise Unsupported(f"{OPTION} has no rule for A and B of an embedding")
+        raise Unsupported(f"{option} has no rule for A and B of an embedding")
     for module in tuned.modules():
         if not isinstance(module, LoraLayer):
             continue
         if hasattr(module, "parameter_name"):
-            raise Unsupported(f"{OPTION} has no rule for fused experts ({module.parameter_name}): each has its own A")
+            raise Unsupported(f"{option} has no rule for fused experts ({module.parameter_name}): each has its own A")
         for name in module.lora_A:
-            a, b = module.lora_A[name].weight, module.lora_B[name].weight
-            a.requires_grad_(False)
-            own_weights.mark(a)
-            frozen_factor.mark(b, a, module.scaling[name])
+            yield module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]

@@ -53,7 +53,7 @@ def config(parts: Mapping[str, Sequence[str]], rank: int, options: Mapping[str, 
         Unsupported: for options that would change the other parts of the projection, or the ranks.
     """
     start = options.get("initialization", "kaiming")
-    words = [word for word in ("dora", "lora_fa", "rank_pattern", "alpha_pattern") if options.get(word)]
+    words = [word for word in ("dora", "lora_fa", "riemannian", "rank_pattern", "alpha_pattern") if options.get(word)]
     if words or start != "kaiming":
         given = ", ".join(words) or f"initialization {start}"
         raise Unsupported(f"lora: parts of a fused projection ({', '.join(parts)}) take plain LoRA only, no {given}")

@@ -50,6 +50,18 @@ _FA = Setting(
     ),
     not_on=MappingProxyType(dict.fromkeys(("fsdp2", "tp", "pp"), _DIVIDED_A)),
 )
+_RIEMANNIAN = Setting(
+    bool,
+    False,
+    "gradients of A and B are preconditioned by each other (Zhang & Pilanci 2024, arXiv:2402.02347)",
+    excludes=MappingProxyType(
+        {
+            "dora": "it is derived for W + s B A, and DoRA divides that by its norm",
+            "lora_fa": "A does not train there",
+        }
+    ),
+    not_on=MappingProxyType(dict.fromkeys(("fsdp2", "tp", "pp"), _DIVIDED_A)),
+)
 _EXPERTS = Setting(
     Literal["auto", "each", "divided", "none"],
     "auto",
@@ -73,6 +85,7 @@ MORE: Mapping[str, Setting] = MappingProxyType(
         ),
         "lora_plus_ratio": PLUS,
         "lora_fa": _FA,
+        "riemannian": _RIEMANNIAN,
         "experts": _EXPERTS,
     }
 )

@@ -20,7 +20,7 @@ _LAYOUT = ("encoding", "delimiter", "quoting")
 LATER: Mapping[str, Any] = MappingProxyType({"logits": "all", "attention": AUTO, "offload": "none"})
 """Training settings that results of this version may be older than, with their default: how trials were run before."""
 LATER_OPTIONS: Mapping[str, Any] = MappingProxyType(
-    {"lora_fa": False, "experts": "auto", "turns": "none", "turn_size": None, "turn_steps": None}
+    {"lora_fa": False, "riemannian": False, "experts": "auto", "turns": "none", "turn_size": None, "turn_steps": None}
 )
 """The same of methods' options."""
 KEY_VERSION = 2

@@ -19,7 +19,7 @@ from torch import nn
 from peftbench.models import head
 from peftbench.records import OPTIMIZERS, Training
 from peftbench.records.optimizers import APOLLO_RANK, GALORE_RANK
-from peftbench.training import frozen_factor
+from peftbench.training import frozen_factor, riemannian
 from peftbench.training.apollo import Apollo
 from peftbench.training.several_optimizers import Several
 
@@ -167,7 +167,7 @@ def make(parameters: Sequence[nn.Parameter], training: Training, model: Any = No
 
     A parameter with an attribute ``peftbench_rate_ratio`` (``methods.lora_plus``) trains at that multiple of the rate:
     its group carries the ratio as ``rate_ratio``, by which ``set_rate`` multiplies the schedule's rate. The gradient of
-    one that ``frozen_factor`` has marked is corrected before each step.
+    one that ``frozen_factor`` or ``riemannian`` has marked is changed before each step.
 
     Args:
         parameters: those that train.
@@ -191,6 +191,7 @@ def make(parameters: Sequence[nn.Parameter], training: Training, model: Any = No
     ]
     optimizer = MAKERS[training.optimizer](made, training.learning_rate)
     frozen_factor.correct_before_steps(optimizer)
+    riemannian.precondition_before_steps(optimizer)
     return optimizer
 
 
