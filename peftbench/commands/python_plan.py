@@ -47,6 +47,10 @@ class PlannedCell:
     """The most memory that tensors take at one moment of a training step."""
     parts_bytes: Mapping[str, int]
     """That peak by category (``base_weights``, ``gradients``, ...), which add up to it."""
+    loading_peak_bytes: int | None
+    """The most memory that tensors take at one moment of loading the base model; None also if it is not known."""
+    offloaded_to_host_bytes: int | None
+    """What a step keeps in the host's memory for its device, not in the peak."""
     reserve_bytes: int | None
     """Non-tensor memory that has to fit beside the peak: on a GPU an estimate, on a CPU 0."""
     saved_bytes: int | None
@@ -56,7 +60,7 @@ class PlannedCell:
     flop_per_token: float | None
     """Floating-point operations of a training step for each token."""
     fits: bool | None
-    """Whether peak and reserve are within the budget; None without a budget."""
+    """Whether the larger peak, of a step or of loading, and the reserve are within the budget; None without one."""
     ways_to_fit: tuple[PlannedSetting, ...]
     """For a cell that does not fit: settings with less memory, the nearest first; the last one fits if any does."""
 
@@ -160,6 +164,8 @@ def _cell(each: Forecast, reserve: int | None) -> PlannedCell:
 def _numbers(found: Prediction | None) -> dict[str, Any]:
     return {
         "peak_bytes": found.peak_bytes if found else None,
+        "loading_peak_bytes": found.loading_bytes if found else None,
+        "offloaded_to_host_bytes": found.offloaded_bytes if found else None,
         "saved_bytes": found.checkpoint_bytes if found else None,
         "base_parameters": found.base_parameters if found else None,
         "trainable_parameters": found.trainable_parameters if found else None,

@@ -51,7 +51,14 @@ def test_python_and_the_command_predict_the_same(whole, found) -> None:
             continue
         assert memory["peak_bytes"] == ours.peak_bytes == sum(ours.parts_bytes.values())
         assert {f"{name}_bytes": size for name, size in ours.parts_bytes.items()}.items() <= memory.items()
-        for name in ("reserve_bytes", "saved_bytes", "trainable_parameters", "flop_per_token", "fits"):
+        for name in (
+            "loading_peak_bytes",
+            "reserve_bytes",
+            "saved_bytes",
+            "trainable_parameters",
+            "flop_per_token",
+            "fits",
+        ):
             assert memory[name] == getattr(ours, name), name
         assert [each["peak_bytes"] for each in memory["levers"]] == [each.peak_bytes for each in ours.ways_to_fit]
     fits = {cell.cell: cell.fits for cell in found.cells}
@@ -76,7 +83,7 @@ def test_the_documented_keys_are_those_of_the_document(whole) -> None:
     first = next(cell for cell in whole["cells"] if cell["memory"])
     assert {*whole, *first, *first["memory"]} <= documented
     assert {f"{category}_bytes" for category in Category} <= documented
-    sometimes = {"ranks_peak_bytes", "most_batch_size", "most_sequence_length"}
+    sometimes = {"offloaded_to_host_bytes", "ranks_peak_bytes", "most_batch_size", "most_sequence_length"}
     assert documented - {*whole, *first, *first["memory"]} == sometimes
 
 
