@@ -34,7 +34,7 @@ def enable(model: Any, kind: Kind) -> None:
             but what ``keeps`` names.
 
     Raises:
-        Unsupported: if the model cannot do it in some layers alone, or in parts of a layer.
+        Unsupported: if the model cannot do it, or not in some layers alone, or not in parts of a layer.
     """
     layers = [] if kind is True else _layers(model, kind)
     settings: dict[str, Any] = {"use_reentrant": False}
@@ -42,7 +42,10 @@ def enable(model: Any, kind: Kind) -> None:
         settings["context_fn"] = _contexts
     # the older name until transformers 5.18; peft's models pass both on to the base model
     new = getattr(model, "activation_checkpointing_enable", None)
-    (new or model.gradient_checkpointing_enable)(settings)
+    try:
+        (new or model.gradient_checkpointing_enable)(settings)
+    except ValueError as error:  # transformers' word for a model whose code cannot
+        raise Unsupported(f"gradient_checkpointing: {kind}: {error} Use gradient_checkpointing: false") from error
     for place, layer in enumerate(layers):
         if kind != SELECTIVE:
             layer.gradient_checkpointing = place % int(kind) == 0

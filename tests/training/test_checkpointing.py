@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from peftbench.methods import METHODS
 from peftbench.models.layers import decoder_layers
 from peftbench.runner.checks import recomputed
 from peftbench.training import checkpointing, effective, flops, loop
-from tests.support import architectures
+from tests.support import architectures, families
 from tests.support.method_cells import TRAINED, attached
 from tests.support.sample import sample
 
@@ -148,6 +150,27 @@ def test_a_model_whose_own_code_decides_is_refused(kind, tiny, tmp_path, monkeyp
     learner.model.config.num_hidden_layers = 7
     with pytest.raises(Unsupported, match="has no list of its 7 decoder layers; use gradient_checkpointing: true"):
         checkpointing.enable(learner.model, kind)
+
+
+def test_a_family_that_would_get_other_gradients_is_found(tmp_path):
+    """With selective, Gemma 3n's losses are right and its gradients wrong; why was not looked into."""
+    families.make(tmp_path / "base", "gemma3n_text")
+    for kind in (2, "selective"):
+        _, learner, plan = attached(
+            tmp_path / "base", "lora", "fp32", tmp_path, training={"gradient_checkpointing": kind}
+        )
+        few = loop.step_batches(learner, plan[0])[0]
+        with contextlib.nullcontext() if kind == 2 else pytest.raises(Unsupported, match="are not those without"):
+            recomputed.check(learner, few)
+
+
+def test_a_model_that_cannot_is_unsupported(tiny, tmp_path, monkeypatch):
+    _, learner, _ = attached(tiny, "lora", "fp32", tmp_path)
+    monkeypatch.setattr("transformers.LlamaForCausalLM.supports_gradient_checkpointing", False)
+    with pytest.raises(
+        Unsupported, match=r"does not support activation checkpointing\. Use gradient_checkpointing: false"
+    ):
+        checkpointing.enable(learner.model, True)
 
 
 class AnotherSecondTime(nn.Module):
