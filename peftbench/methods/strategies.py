@@ -54,6 +54,11 @@ _DIVIDED = ("full", "lora", "adapter")
 _SCALER = "torch's gradient scaler would skip a step on one device and not on another; use bf16"
 _SHARED = "its layers share parameters, and FSDP2 gathers each layer by itself; use ddp"
 
+_UNCHECKED = (
+    "is checked against gradients without it before training, for which a device needs the whole model; use "
+    "gradient_checkpointing: true, or strategy: ddp"
+)
+
 LIMITS: Mapping[str, Limits] = MappingProxyType(
     {
         "ddp": Limits(optimizers=_ONE_DEVICE),
@@ -78,6 +83,7 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
                 "peft ADALORA": "AdaLoRA ranks its whole tensors after each step, and a device has shards; use ddp",
                 **dict.fromkeys(("peft TINYLORA", "peft VBLORA"), _SHARED),
             },
+            selective=_UNCHECKED,
             gradient_scaling="torch's gradient scaler looks for infinite values in one device's shards only; use bf16",
         ),
         "zero3": Limits(
@@ -100,7 +106,7 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
                 **_ONE_DEVICE,
             },
             selective="gives back what it keeps by the order of operators, which is another when divided layers are "
-            "computed again; use gradient_checkpointing: true, or strategy: fsdp2",
+            "computed again; use gradient_checkpointing: true, or strategy: ddp",
             gradient_scaling=_SCALER,
         ),
         "pp": Limits(

@@ -70,7 +70,7 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
                 packed_rows.check(learner, step_examples)
         if training.logits != logits_of.ALL:
             some_logits.check(learner, few)
-        if not isinstance(training.gradient_checkpointing, bool) and run.parallel.count == 1:
+        if not isinstance(training.gradient_checkpointing, bool) and not run.parallel.early:
             with nullcontext() if method.trains_base else liveness.perturbed(learner.parameters):
                 recomputed.check(learner, few)
         before = liveness.Before(

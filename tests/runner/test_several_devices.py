@@ -197,8 +197,8 @@ def test_every_method_on_several_devices_trains_as_in_one_process(method, device
 @pytest.mark.parametrize("kind", [True, 2, "selective"])
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_checkpointing_on_several_devices_trains_as_without_in_one_process(method, kind, devices, tiny, tmp_path):
-    if (devices.strategy, kind) == ("tp", "selective"):
-        pytest.skip("refused: gradients would be wrong")
+    if kind == "selective" and devices.strategy in ("fsdp2", "tp"):
+        pytest.skip("refused: gradients would be wrong, or are not compared")
     alone = made_for(None, tiny, tmp_path, method, training=SPLIT)
     several = made_for(devices, tiny, tmp_path, method, training=SPLIT | {"gradient_checkpointing": kind})
     several_devices.same_training(*finished([alone, several], tmp_path), TOLERANCE)

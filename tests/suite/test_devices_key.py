@@ -59,14 +59,18 @@ def test_only_a_pipeline_needs_logits_at_every_position(tmp_path):
     )
 
 
-def test_tensor_parallelism_does_not_run_selective_checkpointing(tmp_path):
+def test_strategies_without_a_check_of_gradients_refuse_selective_checkpointing(tmp_path):
     devices = ", ".join(f"{{strategy: {name}, count: 2}}" for name in ("ddp", "fsdp2", "tp", "pp"))
     path = tmp_path / "s.yaml"
     kinds = "gradient_checkpointing: [true, 2, selective]"
     path.write_text(SUITE.replace("batch_size: 6", f"batch_size: 6, {kinds}") + f"devices: [{devices}]\n")
     refused = [t for t in expand(suite.load(path), "cpu") if t.method == "full" and t.unsupported]
-    assert [t.cell for t in refused] == ["full gradient_checkpointing=selective tpx2 fp32"]
-    assert "because gradient_checkpointing: selective gives back what it keeps by the order" in refused[0].unsupported
+    assert [t.cell for t in refused] == [
+        f"full gradient_checkpointing=selective {name}x2 fp32" for name in ("fsdp2", "tp")
+    ]
+    why = "because gradient_checkpointing: selective"
+    assert f"{why} is checked against gradients without it before training" in refused[0].unsupported
+    assert f"{why} gives back what it keeps by the order" in refused[1].unsupported
 
 
 @pytest.mark.parametrize(

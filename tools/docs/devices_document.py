@@ -52,6 +52,7 @@ def reasons() -> str:
             **limits.precisions,
             **limits.optimizers,
             "`logits: loss_bearing` or `chunked`": limits.logits,
+            "`gradient_checkpointing: selective`": limits.selective,
             "fp16": limits.gradient_scaling,
         }
         for why in dict.fromkeys(filter(None, held.values())):
