@@ -18,7 +18,8 @@ _FEW = 8
 """Most devices of a cell whose peaks are listed one by one."""
 _MEANINGS = (
     "peak: the most memory that tensors take at one moment of a training step, predicted from the config alone for a "
-    "step of {shape}, the longest that the settings allow{loading}.{device}",
+    "step of {shape}, the longest that the settings allow{loading}.{device} "
+    "Scoring is not part of it: what it needs depends on the examples.",
     "The columns after it are its parts at that moment: base: the base model's weights, with the state of their "
     "quantization; own: the method's weights, and those of a head for whole texts; grads: gradients ({missing}: there "
     "are none at that moment); optim: the optimizer's state; activ: activations saved for the backward pass; logits: "

@@ -49,7 +49,7 @@ from tools.docs import (
     tuning,
     zoo,
 )
-from tools.validation import matrix, planner_accuracy, precision_table, published_suites
+from tools.validation import matrix, memory_caps, planner_accuracy, precision_table, published_suites
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results" / "reference"
@@ -226,6 +226,8 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "beside": arithmetic.beside,
         "accuracy": planner_accuracy.summary,
         "table": planner_accuracy.table,
+        "caps": memory_caps.summary,
+        "caps by shape": memory_caps.by_shape,
     },
     ROOT / "docs" / "ladder.md": {
         "ladder run": ladder_document.run,

@@ -16,7 +16,7 @@ how much the cap exceeds the largest memory that the process took. Shi et al. 20
 under estimates on GPUs in the same way.
 
 Needs a kernel with control groups and the right to make one. ``--write`` keeps the results in
-``results/reference/memory_caps.json``.
+``results/reference/memory_caps.json``, from which ``tools/docs/reference.py`` renews ``docs/planner.md``.
 """
 
 from __future__ import annotations
@@ -300,7 +300,23 @@ def _write(found: list[Capped], seed: int) -> None:
     PATH.write_text(json.dumps(record).replace('{"shape"', '\n{"shape"') + "\n")
 
 
-def sentence(found: list[Capped]) -> str:
+def stored() -> list[Capped]:
+    """Return the committed trials."""
+    return [Capped(**each) for each in json.loads(PATH.read_text())["trials"]]
+
+
+def summary() -> str:
+    """Return what the committed trials show, in sentences."""
+    libraries = ", ".join(f"{k} {v}" for k, v in json.loads(PATH.read_text())["libraries"].items())
+    return f"{sentence(stored())} {causes(stored())} With {libraries}."
+
+
+def by_shape() -> str:
+    """Return the committed trials by kind of shape."""
+    return table(stored())
+
+
+def sentence(found: Sequence[Capped]) -> str:
     """Return the share that ran to the end under the cap, and how much more than needed the caps were."""
     ok = sum(one.ended_ok for one in found)
     excess = sorted(one.excess for one in found)
@@ -308,12 +324,30 @@ def sentence(found: list[Capped]) -> str:
     more = ", ".join(f"{count / len(found):.1%} with {margin:.0%} more" for margin, count in raised.items())
     return (
         f"{ok} of {len(found)} trials ({ok / len(found):.1%}) ran to the end under a cap of the predicted peak plus "
-        f"what is not tensors; {more} by what the others took without a cap. The caps exceeded what the processes took "
-        f"by {median(excess):.1%} (median; from {excess[0]:+.1%} to {excess[-1]:+.1%})."
+        f"what is not tensors; {more}, by what the others took without a cap. The caps exceeded what the processes "
+        f"took by {median(excess):.1%} (median; from {excess[0]:+.1%} to {excess[-1]:+.1%})."
     )
 
 
-def table(every: list[Capped]) -> str:
+def causes(found: Sequence[Capped]) -> str:
+    """Return how much the killed trials were short of, by the dtype of their products."""
+    said = []
+    for name, own in (
+        ("16 bits", [c for c in found if _in_16_bits(c)]),
+        ("fp32", [c for c in found if not _in_16_bits(c)]),
+    ):
+        short = [one.taken_bytes - one.predicted_bytes - one.beside_bytes for one in own if not one.ended_ok]
+        if own:
+            most = f", short of at most {max(short) / 1e6:.1f} MB" if short else ""
+            said.append(f"{len(short)} of {len(own)} with products in {name}{most}")
+    return f"Killed were {'; '.join(said)}."
+
+
+def _in_16_bits(one: Capped) -> bool:
+    return "fp32" not in one.precision
+
+
+def table(every: Sequence[Capped]) -> str:
     """Return results by kind of shape."""
     lines = [
         "| shape | trials | ran to the end | killed at most short by | median excess | predicted peaks, MiB |",
