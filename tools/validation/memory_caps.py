@@ -29,7 +29,7 @@ import multiprocessing
 import os
 import random
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -192,7 +192,40 @@ def taken(trial: Trial, folder: Path, shapes: list[Pass], limit: int) -> tuple[b
         return done, control_group.largest_bytes(group)
 
 
-def measured(draw: Draw, place: Path, beside: int | None) -> Capped:
+def predicted(trial: Trial, folder: Path, shapes: list[Pass]) -> int:
+    """Return the predicted peak of loading and training."""
+    return predict(trial, folder, shapes).needed_bytes
+
+
+class Predictor:
+    """A process that predicts, so that the one from which trials are forked stays as it is.
+
+    A trial's process takes the more memory, the more its parent's heap is scattered.
+    """
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("fork")
+        self._ours, theirs = context.Pipe()
+        context.Process(target=self._answer, args=(theirs,), daemon=True).start()
+
+    @staticmethod
+    def _answer(asked: Any) -> None:
+        while True:
+            try:
+                asked.send(predicted(*asked.recv()))
+            except Unsupported as error:
+                asked.send(error)
+
+    def __call__(self, *given: Any) -> int:
+        """Return the predicted peak of loading and training."""
+        self._ours.send(given)
+        found = self._ours.recv()
+        if isinstance(found, Unsupported):
+            raise found
+        return int(found)
+
+
+def measured(draw: Draw, place: Path, beside: int | None, ask: Callable[..., int] = predicted) -> Capped:
     """Run a trial under its cap, or without one if what is not tensors is yet to be found (None)."""
     shapes = [Pass(draw.examples, draw.tokens)]
     folder = base(draw.shape, place)
@@ -202,20 +235,20 @@ def measured(draw: Draw, place: Path, beside: int | None) -> Capped:
         "gradient_checkpointing": draw.checkpointing,
     }
     trial = trials.trial(folder, place / "tasks", draw.method, draw.precision, training=training)
-    predicted = predict(trial, folder, shapes).needed_bytes
+    peak = ask(trial, folder, shapes)
     if beside is None:
         ended, largest = taken(trial, folder, shapes, control_group.NO_LIMIT)
         return Capped(
             **asdict(draw),
-            predicted_bytes=predicted,
-            beside_bytes=largest - predicted,
+            predicted_bytes=peak,
+            beside_bytes=largest - peak,
             ended_ok=ended,
             taken_bytes=largest,
         )
-    ended, largest = taken(trial, folder, shapes, predicted + beside)
+    ended, largest = taken(trial, folder, shapes, peak + beside)
     if not ended:
         _, largest = taken(trial, folder, shapes, control_group.NO_LIMIT)
-    return Capped(**asdict(draw), predicted_bytes=predicted, beside_bytes=beside, ended_ok=ended, taken_bytes=largest)
+    return Capped(**asdict(draw), predicted_bytes=peak, beside_bytes=beside, ended_ok=ended, taken_bytes=largest)
 
 
 @dataclass(frozen=True)
@@ -232,9 +265,20 @@ class Beside:
         return self.plain_bytes + self.layer_bytes * max(0, layers - _LLAMA["num_hidden_layers"])
 
 
-def beside(kind: Kind, place: Path) -> Beside:
+def predicted_of(shape: str, kind: Kind, place: Path) -> None:
+    """Predict a trial of a shape in this process, which imports the shape's modelling code."""
+    try:
+        made = trials.trial(base(shape, place), place / "tasks", kind[0], kind[1])
+        predicted(made, base(shape, place), [Pass(1, 32)])
+    except Unsupported:  # int8 of experts, which is found out after the import
+        return
+
+
+def beside(kind: Kind, place: Path, ask: Callable[..., int]) -> Beside:
     """Measure what is not tensors for a kind of trial."""
-    tried = [measured(Draw(shape, *kind, examples, tokens), place, None) for shape, examples, tokens in _CALIBRATION]
+    tried = [
+        measured(Draw(shape, *kind, examples, tokens), place, None, ask) for shape, examples, tokens in _CALIBRATION
+    ]
     few, many, deep = (one.beside_bytes for one in tried)
     slope = max(0, deep - few) // (_DEEP["num_hidden_layers"] - _LLAMA["num_hidden_layers"])
     print(f"{kind}: {few >> 10}, {many >> 10} KiB are not tensors, {slope >> 10} KiB for each layer more", flush=True)
@@ -248,14 +292,17 @@ def work(seed: int, worker: int, own: Sequence[Kind], count: int, found: Any) ->
     done = 0
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        measured(Draw(PLAIN, *own[0], 1, 32), place, None)  # brings files of libraries into memory
+        for kind in own:  # imports what trials need, and brings files of libraries into memory
+            measured(Draw(PLAIN, *kind, 1, 32), place, None)
+        predicted_of("experts", own[0], place)
+        ask = Predictor()
         for draw in draws(seed, worker, own):
             kind = (draw.method, draw.precision, draw.checkpointing)
             if kind not in known:
-                known[kind] = beside(kind, place)
+                known[kind] = beside(kind, place, ask)
             layers = {**_LLAMA, **SHAPES[draw.shape]}["num_hidden_layers"]
             try:
-                found.put(measured(draw, place, known[kind].at(int(layers))))
+                found.put(measured(draw, place, known[kind].at(int(layers)), ask))
             except Unsupported as error:
                 print(f"{draw} cannot exist: {error}", flush=True)
                 continue
