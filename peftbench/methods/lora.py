@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, get_peft_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from peftbench.errors import UserError, unknown
@@ -98,7 +97,7 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
         warnings.filterwarnings("ignore", ".*_pattern keys did not match.*")  # raised as an error below
         tuned = get_peft_model(model, config)
     peft_checkpoint.keep_tied(tuned)
-    names = [name for name, module in tuned.get_base_model().named_modules() if isinstance(module, LoraLayer)]
+    names = lora_experts.names(tuned.get_base_model())
     for key, found in patterns.items():
         for pattern, matches in found.items():
             if not any(matches.match(name) for name in names):

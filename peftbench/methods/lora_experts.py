@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -40,9 +41,11 @@ def config(
         modules: full names of the linear layers to adapt.
         rank: r of the linear layers.
         options: ``experts`` (``each``: every expert has the rank r; ``divided``: r divided by the number of experts
-            that a token passes through, rounded up, at the same scale; ``none``), ``alpha``, ``rslora``, ``dropout``
-            and ``initialization``. Gate and up projections that are one tensor have one A, and the rank together.
-        own: ``rank_pattern`` and ``alpha_pattern``, which go before the rank of experts.
+            that a token passes through, rounded up, at the same scale, or with rslora at alpha / sqrt(its rank);
+            ``none``), ``alpha``, ``rslora``, ``dropout`` and ``initialization``. Gate and up projections that are one
+            tensor have one A, and the rank together.
+        own: ``rank_pattern`` and ``alpha_pattern``. Experts that the former names have its rank, with alpha as other
+            layers have it, and not a part of r.
 
     Raises:
         Unsupported: if the base model has no fused experts, or peft does not adapt them so.
@@ -60,10 +63,28 @@ def config(
     if options[OPTION] == DIVIDED:
         smaller = math.ceil(rank / _active(model))
         alpha = options["alpha"] if options.get("rslora") else options["alpha"] * smaller / rank
-        names = {re.escape(".".join(name.split(".")[-2:])) for name in fused}
-        settings["rank_pattern"] = {**own.get("rank_pattern", {}), **dict.fromkeys(sorted(names), smaller)}
-        settings["alpha_pattern"] = {**own.get("alpha_pattern", {}), **dict.fromkeys(sorted(names), alpha)}
+        settings["rank_pattern"] = _beside(own.get("rank_pattern", {}), own, fused, smaller)
+        settings["alpha_pattern"] = _beside(own.get("alpha_pattern", {}), own, fused, alpha)
     return settings
+
+
+def names(tuned: nn.Module) -> list[str]:
+    """Return the names by which peft looks patterns up: of adapted modules, and of adapted tensors of experts."""
+    found = ((name, module) for name, module in tuned.named_modules() if isinstance(module, LoraLayer))
+    return [
+        f"{name.replace('.base_layer', '')}.{module.parameter_name}" if hasattr(module, "parameter_name") else name
+        for name, module in found
+    ]
+
+
+def _beside(given: Mapping[str, Any], own: Mapping[str, Any], fused: Sequence[str], value: Any) -> dict[str, Any]:
+    """Return patterns with a value for the experts whose rank the user's patterns do not name."""
+    ranks = own.get("rank_pattern", {})
+    rest = [name for name in fused if not any(re.match(rf"(.*\.)?({pattern})$", name) for pattern in ranks)]
+    if len(rest) == len(fused):
+        rest = [".".join(name.split(".")[-2:]) for name in fused]
+    more = dict.fromkeys(sorted({re.escape(name) for name in rest}), value)
+    return {**given, **{pattern: each for pattern, each in more.items() if pattern not in given}}
 
 
 def _fused(model: nn.Module) -> list[str]:

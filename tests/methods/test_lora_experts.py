@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
-from peftbench.errors import Unsupported
+from peftbench.errors import Unsupported, UserError
 from peftbench.methods import METHODS, adapted_share, lora, lora_experts
 from peftbench.models.load import matrices
 from peftbench.planner.records import Pass
@@ -90,6 +90,28 @@ def test_a_saved_adapter_gives_the_same_logits_by_peft_alone(tmp_path):
             again = PeftModel.from_pretrained(loaded(folder, "lora", "fp32").model, tmp_path / "saved" / family).eval()
             torch.testing.assert_close(again(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-5)
             assert not torch.allclose(loaded(folder, "lora", "fp32").model(input_ids=ids).logits, expected, atol=1e-2)
+
+
+def test_a_users_rank_of_experts_goes_before_the_divided_one_at_the_scale_of_other_layers():
+    """A pattern names the tensors of experts as peft does; alpha 8 at the rank 3 is the scale 8 / 3."""
+
+    def found(kind, **options):
+        return experts(tuned(families.build(families.config("qwen2_moe")), experts=kind, **options))
+
+    own, part, whole = {(3, 8 / 3)}, {(2, 2.0)}, {(4, 2.0)}
+    for pattern in (r"experts\.gate_up_proj", "gate_up_proj", r"experts.gate_.*"):
+        assert found("divided", rank_pattern={pattern: 3}) == {"down_proj": part, "gate_up_proj": own}
+        assert found("each", rank_pattern={pattern: 3}) == {"down_proj": whole, "gate_up_proj": own}
+    first = found("divided", rank_pattern={r"layers\.0\.mlp\.experts\.down_proj": 3})
+    assert first == {"down_proj": own | part, "gate_up_proj": part}
+    assert found("divided", alpha_pattern={r"experts\.down_proj": 3.0})["down_proj"] == {(2, 1.5)}
+
+
+def test_a_pattern_that_names_no_tensor_of_experts_is_an_error():
+    """``experts`` is the module of the tensors, by which peft looks nothing up."""
+    for kind in ("each", "divided"):
+        with pytest.raises(UserError, match=r"unknown module 'experts'.*gate_up_proj"):
+            tuned(families.build(families.config("qwen2_moe")), experts=kind, rank_pattern={"experts": 3})
 
 
 @pytest.mark.parametrize("kind", ["each", "divided"])
