@@ -38,6 +38,8 @@ _SHARD_BYTES = 2**30
 _KEYS = frozenset(
     {"format", "optimizer", "groups", "method", "scaler", "random", "steps", "spent", "waited", "best", "more"}
 )
+_TABLES = {"qmap1": "dynamic", "qmap2": "udynamic"}
+"""bitsandbytes' names of its code tables, by those in the state of a parameter."""
 Tensors = dict[str, torch.Tensor]
 _TRANSPOSED = ".T"
 """End of the name of a matrix whose columns lie one after another in memory."""
@@ -238,6 +240,8 @@ def _restore_optimizer(learner: Learner, tensors: Tensors, plain: Mapping[str, M
             state[key] = tables.setdefault(key, tensor.to(parameter.device))
         else:
             optimizer_state.put(state, key, tensor.to(parameter.device))
+    for key, table in tables.items():  # state that is made later shares them too
+        learner.optimizer.name2qmap[_TABLES[key]] = table
     for place_, values in plain.items():
         for key, value in values.items():
             optimizer_state.put(learner.optimizer.state[parameters[int(place_)]], key, value)

@@ -125,6 +125,19 @@ def test_training_that_is_killed_within_a_turn_or_at_its_end_continues_bit_for_b
         assert all(p.requires_grad for p in second.parameters)
 
 
+def test_state_in_8_bits_of_a_turn_after_a_resume_shares_the_code_tables_of_the_one_before(five, tmp_path):
+    first, plan = learner_of(five, tmp_path / "first", "lisa", optimizer="adamw_8bit")
+    folder, courses = tmp_path / "saved", []
+    folder.mkdir()
+    loop.train(first, plan[:3], [], Clock(), lambda *_: None, after_each=courses.append)
+    saved_state.write(folder, first, courses[-1], {})
+    second, _ = learner_of(five, tmp_path / "second", "lisa", optimizer="adamw_8bit")
+    course = saved_state.read(folder).restore(second)
+    loop.train(second, plan, [], Clock(), lambda *_: None, course)
+    for table in ("qmap1", "qmap2"):
+        assert len({e[table].data_ptr() for e in second.optimizer.state.values() if table in e}) == 1
+
+
 @pytest.mark.parametrize("kind", ["lisa", pytest.param("badam", marks=pytest.mark.slow)])
 def test_the_peak_is_the_highest_of_all_turns_and_counting_it_changes_nothing(kind, five, tmp_path):
     learner, plan = learner_of(five, tmp_path, kind)
