@@ -173,6 +173,17 @@ def test_a_model_that_cannot_is_unsupported(tiny, tmp_path, monkeypatch):
         checkpointing.enable(learner.model, True)
 
 
+def test_the_check_of_gradients_holds_one_set_of_them(tiny, tmp_path):
+    """On the host: on a card it needs no more than steps that free each gradient once it is used."""
+    _, learner, plan = attached(tiny, "full", "fp32", tmp_path, training={"gradient_checkpointing": 2})
+    few = loop.step_batches(learner, plan[0])[0]
+    with ledger.account(learner.model, True, {}) as counted:
+        recomputed.check(learner, few)
+    whole = sum(p.nbytes for p in learner.parameters)
+    largest = max(p.nbytes for p in learner.parameters)
+    assert 0 < counted.peak["gradients"] + counted.peak["temporaries"] <= whole + 2 * largest
+
+
 class AnotherSecondTime(nn.Module):
     """Another function in the backward pass."""
 
