@@ -107,6 +107,32 @@ def test_a_row_that_failed_is_shown_and_no_row_is_compared_with_it(made) -> None
     assert "(not run)" in text
 
 
+@pytest.mark.parametrize("kind", ["first", "previous"])
+def test_rows_before_the_first_one_that_finished_have_their_whole_names_and_a_note_says_so(kind, made) -> None:
+    cells = [f"full turns={turns} fp32" for turns in ("lisa", "badam")]
+    broken = [result(cell, status="oom", named_settings=cell.split()[1]) for cell in cells]
+    folder = made(*broken, *ROWS[1:3], kind=kind)
+    assert [rung.title for rung in rungs(folder)][:3] == [
+        "full fine-tuning turns=lisa",
+        "full fine-tuning turns=badam",
+        "full fine-tuning small",
+    ]
+    assert "Row 3 is the first one that finished: rows below are compared with it." in table(folder, "md")
+    assert "the first one that finished" not in table(made(*ROWS, kind=kind), "md")
+
+
+def test_rows_of_another_method_are_told_apart_by_the_options_that_their_names_have(made) -> None:
+    turns = [
+        result(f"full {named} fp32", sizes=(1, 1, 1), named_settings=f"{named} optimizer=adamw")
+        for named in ("turns=lisa turn_size=2", "turns=badam turn_size=2")
+    ]
+    found = rungs(made(ROWS[2], *turns, kind="first"))
+    assert [rung.changes[0].after for rung in found[1:]] == [
+        "full turns=lisa turn_size=2",
+        "full turns=badam turn_size=2",
+    ]
+
+
 def test_changes_of_the_machine_and_of_devices_are_told(made) -> None:
     environment = json.loads(ROWS[0].row.environment_json) | {"cpu": "another one"}
     settings = json.loads(ROWS[1].row.settings_json) | {"devices": {"strategy": "ddp", "count": 2}}

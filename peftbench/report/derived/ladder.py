@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class Rung:
     """One row of the ladder."""
 
     title: str
-    """Display name of its cell; of a first row method, rank and precision alone."""
+    """Display name of its cell; of a first row that finished method, rank and precision alone."""
     cell: Cell | None
     """None if no trial of the cell has a result yet."""
     beside: Cell | None
@@ -108,7 +109,8 @@ def _rungs(results: Results) -> Iterator[Rung]:
         beside = held.get(base)
         changes = tuple(_changes(beside, found, facts)) if beside else ()
         passed = kind == "previous" and base in failed and beside is not None
-        title = names[name] if beside else f"{_with_rank(found.title, found)} {found.precision}"
+        first = beside is None and base not in failed and len(found.ok)
+        title = f"{_with_rank(found.title, found)} {found.precision}" if first else names[name]
         yield Rung(title, found, beside, passed, changes)
         if not len(found.ok):
             failed.add(base)
@@ -156,11 +158,12 @@ def _devices(cell: Cell) -> dict[tuple[str, str], str]:
 def _changes(before: Cell, after: Cell, facts: Mapping[str, Mapping[tuple[str, str], str]]) -> Iterator[Change]:
     """Yield what differs between two cells: method, rank and precision, then settings, then what they ran on.
 
-    Of another method the options and the learning rate are its own and are not listed.
+    Of another method the options and the learning rate are its own: only options that the cell's name has are told,
+    with the method.
     """
     other = before.kind != after.kind
     if other:
-        yield Change("method", _with_rank(before.kind, before), _with_rank(after.kind, after))
+        yield Change("method", *(f"{_with_rank(each.kind, each)}{_options(each)}" for each in (before, after)))
     elif before.rank != after.rank:
         yield Change("rank", str(before.rank), str(after.rank))
     if before.precision != after.precision:
@@ -172,6 +175,13 @@ def _changes(before: Cell, after: Cell, facts: Mapping[str, Mapping[tuple[str, s
         if not own and values[0] != values[1]:
             shown = name.partition(".")[2] if kind in ("training", "options") else name
             yield Change(shown, *(_WORDS.get(text, text) for text in values))
+
+
+def _options(cell: Cell) -> str:
+    """Return the options that a cell's name has, each after a blank."""
+    known = cell.record.options if cell.record else {}
+    named = re.findall(r"(\w+)=(.*?)(?= \w+=|$)", cell.variant)
+    return "".join(f" {name}={value}" for name, value in named if name in known)
 
 
 def _with_rank(name: str, cell: Cell) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from peftbench.records.units import memory
@@ -27,6 +28,10 @@ def notes(results: Results, rungs: Sequence[Rung]) -> Iterator[str]:
             f"From the first to the last row: {memory(first)} to {memory(last)}, {100 * (last / first - 1):+.0f} % of "
             "the peak."
         )
+    for number, (above, rung) in enumerate(itertools.pairwise(rungs), 2):
+        begins = rung.beside is None and rung.value(_PEAK) is not None
+        if begins and above.beside is None and above.value(_PEAK) is None:
+            yield f"Row {number} is the first one that finished: rows below are compared with it."
     passed = [str(number) for number, rung in enumerate(rungs, 1) if rung.passed]
     if passed:
         yield (
