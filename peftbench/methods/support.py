@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peftbench.methods import Method
+from peftbench.methods import Method, Setting
 from peftbench.models.precision import PRECISIONS, effective
-from peftbench.records import OPTIMIZERS, Devices, Training
+from peftbench.records import OPTIMIZERS, Devices, Optimizer, Training
 from peftbench.records.attention import ATTENTIONS, AUTO
 
 
@@ -67,7 +67,6 @@ def option_refusal(
         devices: the cell's devices; None for one.
         training: the training settings; None for the untuned base model.
     """
-    optimizer = OPTIMIZERS[training.optimizer] if training else None
     given = {name: method.options[name] for name, value in options.items() if _is_given(method, name, value)}
     for name, setting in given.items():
         for other, why in setting.excludes.items():
@@ -77,10 +76,15 @@ def option_refusal(
             return Refusal(
                 f"{_name(method)} with {name} does not run on {devices.name}", setting.not_on[devices.strategy]
             )
-        if setting.why_no_mean and optimizer is not None and optimizer.scores_mean:
-            cell = f"{_name(method)} with {name} does not exist with optimizer {optimizer.name}"
-            return Refusal(cell, setting.why_no_mean)
+        why = _not_with(setting, OPTIMIZERS[training.optimizer]) if training else ""
+        if training and why:
+            return Refusal(f"{_name(method)} with {name} does not exist with optimizer {training.optimizer}", why)
     return None
+
+
+def _not_with(setting: Setting, optimizer: Optimizer) -> str:
+    """Return why an option does not exist with an optimizer; empty if it does."""
+    return (optimizer.scores_mean and setting.why_no_mean) or (optimizer.paged and setting.why_no_paged) or ""
 
 
 def _is_given(method: Method, name: str, value: Any) -> bool:

@@ -16,6 +16,10 @@ _ONE_DEVICE = (
     "the strategies set up once which weights train, and here these change from turn to turn; use one device, or full "
     "without turns"
 )
+_NEVER_FREED = (
+    "bitsandbytes never frees paged state, which is dropped at the end of a turn, so that it would grow with each; "
+    "use adamw or adamw_8bit, whose state is of one turn"
+)
 TURNS: Mapping[str, Setting] = MappingProxyType(
     {
         "turns": Setting(
@@ -26,6 +30,7 @@ TURNS: Mapping[str, Setting] = MappingProxyType(
             "et al. 2024, arXiv:2404.02827)",
             excludes=MappingProxyType(dict.fromkeys(("layers", "modules"), _ALL_LAYERS)),
             not_on=MappingProxyType(dict.fromkeys(STRATEGIES, _ONE_DEVICE)),
+            why_no_paged=_NEVER_FREED,
             why_no_mean="its mean over the steps is kept in the state that is dropped at the end of a turn",
         ),
         "turn_size": Setting(

@@ -47,6 +47,8 @@ class Optimizer:
     """Whether matrices within the model have other steps than vectors, embeddings and heads."""
     in_backward: bool = False
     """Whether steps are taken in the backward pass, a parameter at a time, so that one gradient exists at a time."""
+    paged: bool = False
+    """Whether state on a GPU is in memory that the driver moves, which bitsandbytes never frees."""
     scores_mean: bool = False
     """Whether validation and scores are of a mean of the weights over the steps, not of the last step's weights."""
     only_schedule: tuple[str, str] = ("", "")
@@ -162,6 +164,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 "bitsandbytes PagedAdamW32bit",
                 "8 n",
                 _of_values(8),
+                paged=True,
                 departs="state of tensors with fewer than 100,000 values is not paged, and on the CPU nothing is",
             ),
             Optimizer(
@@ -172,6 +175,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 f"2 (n + 4 ceil(n / 256)){_TABLES}",
                 _eight_bits(2),
                 shared_bytes=2048,
+                paged=True,
                 departs="state of tensors with fewer than 100,000 values is not paged, and on the CPU nothing is",
             ),
             Optimizer(

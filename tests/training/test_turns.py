@@ -250,6 +250,9 @@ def test_turns_are_an_axis_and_what_they_exclude_is_unsupported_with_its_reason(
         assert why.startswith("full with turns does not run on")
     ((_, why),) = cells(tmp_path, one, ", optimizer: schedule_free_adamw, schedule: constant, learning_rate: 1e-3")
     assert "its mean over the steps is kept in the state" in why
+    for optimizer in ("paged_adamw", "paged_adamw_8bit"):
+        ((_, why),) = cells(tmp_path, one, f", optimizer: {optimizer}")
+        assert why.startswith(f"full with turns does not exist with optimizer {optimizer}, because bitsandbytes never")
     with pytest.raises(UserError, match="turn_size: given 2, which has no effect with turns: none"):
         cells(tmp_path, "methods: { full: { turn_size: 2 } }")
 
