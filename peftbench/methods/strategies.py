@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
-from peftbench.methods import METHODS, QUANTIZED, TORCHAO, Method
+from peftbench.methods import METHODS, QUANTIZED, TORCHAO, Method, support
 from peftbench.methods.support import Refusal
 from peftbench.models.precision import effective
 from peftbench.records import OPTIMIZERS, STRATEGIES, Devices, Optimizer, Training
@@ -143,6 +144,32 @@ def refusal(
         why = why or f"offload: {training.offload} was not tried on several devices; use offload: none, or one device"
     name = f"{method.name} {method.variant}".strip()
     return Refusal(f"{name} {precision} does not run on {devices.name}", why) if why else None
+
+
+def refusal_of_cell(
+    method: Method,
+    precision: str,
+    device: str,
+    training: Training | None,
+    options: Mapping[str, Any],
+    devices: Devices | None,
+) -> Refusal | None:
+    """Return the first reason why a cell cannot exist, of all that its settings can have; None if it can.
+
+    Args:
+        method: record of the method.
+        precision: name of the precision.
+        device: ``cpu`` or ``cuda``.
+        training: the training settings; None for the untuned base model.
+        options: the method's options.
+        devices: the cell's devices; None for one.
+    """
+    return (
+        support.refusal(method, precision, device, training)
+        or refusal(method, precision, devices, device, training)
+        or support.option_refusal(method, options, devices, training)
+        or (support.excluded(training) if training else None)
+    )
 
 
 def why_everywhere(precision: str) -> str:

@@ -7,8 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from peftbench.methods import method_of
-from peftbench.methods.support import excluded, refusal
+from peftbench.methods import method_of, strategies
 from peftbench.planner.records import Lever
 from peftbench.records import Trial
 
@@ -118,6 +117,6 @@ def _steps(trial: Trial) -> tuple[list[dict[str, Any]], dict[str, Any], list[dic
 
 def _exists(trial: Trial, settings: Mapping[str, Any]) -> bool:
     made = with_settings(trial, settings)
-    assert made.training is not None
-    refused = refusal(method_of(made.method, made.options), made.precision, made.device, made.training)
-    return (refused or excluded(made.training)) is None
+    method = method_of(made.method, made.options)
+    refused = strategies.refusal_of_cell(method, made.precision, made.device, made.training, made.options, made.devices)
+    return refused is None

@@ -12,7 +12,6 @@ from typing import Any
 
 from peftbench.methods import METHODS, Method, method_of, profiles, strategies
 from peftbench.methods.record import shown
-from peftbench.methods.support import excluded, option_refusal, refusal
 from peftbench.records import Evaluation, Trial
 from peftbench.suite import build_heads, grid_size, layers
 from peftbench.suite.cell import Cell
@@ -181,10 +180,8 @@ def _refuse_duplicates(cells: list[Cell]) -> None:
 def _trials(cell: Cell, suite: Suite, evaluation: Evaluation, device: str) -> Iterable[Trial]:
     """Yield a cell's trials, one per seed; the untuned base model has one trial, without a seed."""
     training = cell.training(suite.data)
-    refused = refusal(cell.method, cell.precision, device, training) or build_heads.refusal(cell.method, suite.tasks)
-    refused = refused or strategies.refusal(cell.method, cell.precision, cell.devices, device, training)
-    refused = refused or option_refusal(cell.method, cell.options, cell.devices, training)
-    refused = refused or (excluded(training) if training else None)
+    refused = strategies.refusal_of_cell(cell.method, cell.precision, device, training, cell.options, cell.devices)
+    refused = refused or build_heads.refusal(cell.method, suite.tasks)
     measured = {"inference": suite.inference, "retention": suite.retention} | build_heads.without_measures(suite)
     used = {name for name, _ in suite.data} if training else set()
     for seed in suite.seeds if training else (None,):

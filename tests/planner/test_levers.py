@@ -11,7 +11,7 @@ from peftbench import cli
 from peftbench.commands import memory_table
 from peftbench.planner import forecast, levers
 from peftbench.planner.predict import predict
-from peftbench.records import OPTIMIZERS
+from peftbench.records import OPTIMIZERS, Devices
 from tests.support import trials
 
 ONE = ["--only", "method=lora", "--only", "rank=8", "--only", "precision=fp32"]
@@ -137,3 +137,13 @@ def test_every_optimizer_with_a_sibling_in_8_bits_is_offered_it(name, tmp_path):
     made = trials.trial("nano", tmp_path, "full", "fp32", training={"optimizer": name})
     (found,) = levers.nearest(made, peaks(), 5)
     assert found.settings["optimizer"] == f"{name}_8bit"
+
+
+def test_what_a_strategy_or_an_option_refuses_is_no_lever(tmp_path):
+    """Several devices divide no 8-bit state, and layers in turns never free paged state."""
+    one = trials.trial("nano", tmp_path, "lora")
+    divided = replace(one, devices=Devices("fsdp2", 2))
+    turned = trials.trial("nano", tmp_path, "full", options={"turns": "lisa"}, training={"optimizer": "paged_adamw"})
+    for made in (divided, turned):
+        assert not any("optimizer" in each for each in levers._combinations(made)), made.method
+    assert any("optimizer" in each for each in levers._combinations(one))
