@@ -161,7 +161,8 @@ def _levers(found: Sequence[Forecast]) -> Iterator[str]:
         if last.fits:
             text = f"{shown_settings(last.settings)} ({memory(last.peak_bytes)})"
         else:
-            text = f"nothing; all together, {shown_settings(last.settings)}, need {memory(last.peak_bytes)}"
+            text = f"none of the settings that were tried; all together, {shown_settings(last.settings)}, need "
+            text += memory(last.peak_bytes)
         less = "; ".join(f"{shown_settings(lever.settings)} ({memory(lever.peak_bytes)})" for lever in tried)
         text += f"; not enough: {less}" if less else ""
         indent = "    "

@@ -78,8 +78,9 @@ def test_a_cell_that_does_not_fit_is_told_what_would_and_the_figure_is_the_predi
     assert (dict(found.levers[-1].settings), found.levers[-1].peak_bytes) == ({"micro_batch_size": 4}, smaller)
     assert "lora r=4 fp32: micro_batch_size: 4 (" in "\n".join(memory_table.lines([found], asked))
     (none,) = forecast.forecasts([made], lambda _: tiny, forecast.Question(1000, 0))
-    assert "nothing; all together, micro_batch_size: 1, gradient_checkpointing: true" in "\n".join(
-        memory_table.lines([none], forecast.Question(1000, 0))
+    assert (
+        "none of the settings that were tried; all together, micro_batch_size: 1, gradient_checkpointing: true"
+        in "\n".join(memory_table.lines([none], forecast.Question(1000, 0)))
     )
     (fits,) = forecast.forecasts([made], lambda _: tiny, forecast.Question(2**40, 0))
     assert fits.levers == ()

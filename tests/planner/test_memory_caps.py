@@ -5,7 +5,7 @@ from __future__ import annotations
 from tools.validation import memory_caps
 from tools.validation.memory_caps import Capped
 
-SHORTEST = 0.1
+SHORTEST = 0.25
 """By which share of its need a committed trial's cap is short at most; the document says what these are short of."""
 
 

@@ -86,9 +86,9 @@ const SECTIONS = {
   ladder: (into) => {
     const { bars, heads, rows, notes, unit, size } = DATA.ladder;
     const used = DATA.memory.map((part, place) => ({ ...part, place })).filter(({ place }) => bars.some((bar) => bar.parts[place]));
-    const saved = "saved";
+    const saved = "reduction";
     const values = bars.flatMap(({ label, parts, saved: less }, order) => [...used.map(({ title, place }) => ({ label, order, place, part: title, value: parts[place] / size })), ...(less ? [{ label, order, place: 99, part: saved, value: less / size }] : [])]);
-    const ends = bars.map(({ label, parts, saved: less, text }) => ({ label, text, end: (parts.reduce((sum, part) => sum + part, less)) / size }));
+    const ends = bars.map(({ label, parts, saved: less, text }) => ({ label, text, end: parts.reduce((sum, part) => sum + part, 0) / size }));
     const y = { field: "label", type: "nominal", sort: bars.map(({ label }) => label), axis: { title: null, labelLimit: innerWidth < 700 ? 150 : 300, ticks: false } };
     plot(holderOf(into), {
       width: "container", height: { step: 26 },
