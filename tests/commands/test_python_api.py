@@ -176,7 +176,9 @@ def test_the_documented_history_prints_what_the_command_finds(tmp_path, monkeypa
     nights = make_nights(tmp_path / "nights", Team(6, 2, planted=grown))
     monkeypatch.chdir(tmp_path)
     document = (ROOT / "docs" / "python.md").read_text()
-    (example,) = re.findall(r"^```python\n(import peftbench\n\nfound = .*?)^```", document, re.DOTALL | re.MULTILINE)
+    (example,) = re.findall(
+        r"^```python\n(import peftbench\n\nfound = peftbench\.history.*?)^```", document, re.DOTALL | re.MULTILINE
+    )
     exec(compile(example, "docs/python.md", "exec"), {})
     assert capsys.readouterr().out == "2026-01-04 lora r=3 fp32 peak_train_bytes 3010000.0 4500000.0\n"
     assert cli.main(["history", str(nights), "--format", "json"]) == 1
