@@ -99,6 +99,8 @@ def test_a_trial_computes_with_the_asked_attention_and_scores_the_same(method, t
     assert one.row.attention_kernels != "eager"
     assert other.row.attention_kernels == "eager"
     assert other.row.peak_train_bytes == other.row.predicted_train_bytes >= one.row.peak_train_bytes
+    if method != "llama_adapter":  # its gated prompts set the peak on this base
+        assert other.row.peak_train_bytes > one.row.peak_train_bytes
     for a, b in zip(one.steps, other.steps, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=1e-4)
     assert unequal_settings._DECIDED_BY["attention"] == "attention"
