@@ -72,7 +72,9 @@ def test_a_killed_trial_was_continued_to_the_same_losses(measured):
     found = results.latest(measured, "right")[right.RESUMED]["found"]
     assert found["statuses"] == ["killed", "ok", "ok"]
     assert found["resumes"] == 1
-    assert all(one == pytest.approx(other, rel=1e-5) for one, other in found["losses"].values())
+    losses = found["losses"]
+    assert losses
+    assert all(one == pytest.approx(other, rel=1e-5) for one, other in losses.values())
 
 
 def test_kept_results_are_results_folders_and_all_of_the_document_is_made_from_them(kept):

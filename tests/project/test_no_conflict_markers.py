@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MARK = re.compile(rb"^(<{7} |>{7} )", re.MULTILINE)
+MARK = re.compile(rb"^(<{7}|>{7}|\|{7})( |\r?$)", re.MULTILINE)
 
 
 def test_no_committed_file_has_the_marks_of_an_unfinished_merge():
@@ -23,4 +23,6 @@ def test_no_committed_file_has_the_marks_of_an_unfinished_merge():
 
 def test_the_marks_are_found():
     assert MARK.search(b"text\n" + b"<" * 7 + b" HEAD\nours\n")
+    assert MARK.search(b"text\n" + b"|" * 7 + b" merged common ancestors\n")
+    assert MARK.search(b">" * 7)
     assert not MARK.search(b"a title\n=======\n" + b"<" * 9)
