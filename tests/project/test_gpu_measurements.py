@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 import time
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,10 @@ def test_kept_results_are_results_folders_and_all_of_the_document_is_made_from_t
     assert "allocated | differs: card (A100 40GB; here cpu)" in lora
     assert "192 min" in minutes
     assert "not measured" in next(line for line in made["gpu published"].splitlines() if "65b" in line)
+    ladder, savings = re.split("\n\nsavings llama-7b:\n\n", made["gpu ladder"])
+    assert ladder.startswith("ladder llama-3.2-1b:\n\n| cell |")
+    assert "logits" in ladder
+    assert "| `lora r=8 logits=all bf16` |" in savings
     assert set(gpu_document.PARTS) == set(reference.PARTS[ROOT / "docs" / "gpu.md"])
 
 
@@ -114,7 +120,7 @@ def test_every_cell_at_full_size_is_a_possible_trial_on_a_gpu(tmp_path):
         "right": right.groups(full),
         **{each.NAME: each.groups(full, tmp_path / each.NAME) for each in (planner, speed, claims)},
         "quickstart": [more.whole(full)],
-        "ladder": more.rungs(full, tmp_path / "ladder"),
+        "ladder": more.ladders(full, tmp_path / "ladder"),
     }
     assert set(groups) == set(command.SECONDS)
     counts = {}
@@ -125,9 +131,12 @@ def test_every_cell_at_full_size_is_a_possible_trial_on_a_gpu(tmp_path):
         if part not in ("right", "quickstart"):
             assert {job.trial.device for job in named.values()} == {"cuda"}
             assert {job.trial.base.source for job in named.values()} <= set(scale.NAMES)
-            assert all(job.trial.training.sequence_length == 512 for job in named.values())
+            lengths = {job.trial.training.sequence_length for job in named.values()}
+            assert lengths == ({512, 64} if part == "ladder" else {512})
     # prefix tuning does not recompute activations; the CPU has no tf32, and everything else of the device
-    assert counts == {"right": 38, "planner": 39, "speed": 4, "claims": 7, "quickstart": 14, "ladder": 8}
+    savings = 12 if find_spec("torchao") else 10
+    ladder = 2 * 12 + savings + 8
+    assert counts == {"right": 38, "planner": 39, "speed": 4, "claims": 7, "quickstart": 14, "ladder": ladder}
 
 
 def test_a_group_that_cannot_run_stops_no_other(tmp_path, monkeypatch):

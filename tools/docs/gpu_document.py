@@ -318,20 +318,34 @@ def quickstart(folder: Path) -> str:
 
 
 def ladder(folder: Path) -> str:
-    """Return the peaks by the number of examples in a pass."""
+    """Return a table for each group of cells: the memory ladder's, savings alone, more examples in a pass."""
+    rows = sorted(_rows(folder, "ladder"), key=lambda row: -(row["predicted_train_bytes"] or 0))
+    groups = dict.fromkeys(sorted((str(row["suite"]) for row in rows), key=_place))
+    return "\n\n".join(f"{group}:\n\n{_savings([row for row in rows if row['suite'] == group])}" for group in groups)
+
+
+def _place(group: str) -> tuple[int, int, str]:
+    """Return what sorts the groups: ladders, savings alone, then by the number of examples."""
+    word = group.split()[0]
+    kinds = ("ladder", "savings")
+    return (kinds.index(word) if word in kinds else len(kinds), int(word) if word.isdigit() else 0, group)
+
+
+def _savings(rows: Sequence[Row]) -> str:
     lines = [
         (
-            row["base"],
             f"`{row['cell']}`",
-            str(row["micro_batch_size"]),
             _gigabytes(row["predicted_train_bytes"]),
             _gigabytes(row["peak_train_bytes"]),
             _number(_error(row), "+.2%"),
+            _gigabytes(row["peak_offloaded_bytes"]),
+            _number(row["median_step_seconds"], ".3f"),
             _status(row),
         )
-        for row in sorted(_rows(folder, "ladder"), key=lambda row: (row["method"], row["micro_batch_size"]))
+        for row in rows
     ]
-    return table(lines, ("base", "cell", "examples", "predicted, GB", "allocated, GB", "error", "status"))
+    heads = ("cell", "predicted, GB", "allocated, GB", "error", "on the host, GB", "s per step", "status")
+    return table(lines, heads)
 
 
 def _cell(row: Row) -> tuple[Any, ...]:

@@ -1,8 +1,9 @@
-"""Part 5, if time is left: the quickstart on the device, and how much memory more examples take."""
+"""Part 5, if time is left: the quickstart on the device, the memory ladder, and each saving of memory alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,41 @@ def whole(scale: Scale) -> grids.Cells:
     return grids.Cells(QUICKSTART, text, scale.device, text["workers"])
 
 
-def rungs(scale: Scale, work: Path) -> list[grids.Cells]:
-    """Return LoRA and QLoRA with fewer and more examples in a pass."""
+SAVINGS: tuple[dict[str, Any], ...] = (
+    {},
+    {"logits": "loss_bearing"},
+    {"logits": "chunked"},
+    {"gradient_checkpointing": True},
+    {"gradient_checkpointing": "selective"},
+    {"offload": "activations"},
+    {"attention": "eager"},
+    {"attention": "flash_attention_2"},
+    {"attention": "flex_attention"},
+    {"precision": "torchao-int8"},
+    {"precision": "torchao-float8"},
+    {"micro_batch_size": 1},
+)
+"""Blocks of LoRA in bf16, the first of which the others stand beside. What the device does not have ends
+``unsupported``, which is a result."""
+
+
+def ladders(scale: Scale, work: Path) -> list[grids.Cells]:
+    """Return the suite ``memory_ladder`` at two sizes, then LoRA with each saving alone and with more examples."""
     made = []
-    for micro in scale.some([1, 2, 8, 16]):
-        methods = scale.few({"qlora": {"precision": "nf4"}, "lora": {"precision": "bf16"}})
-        text = planner.suite(scale, planner.LARGE, methods, work)
+    for shape in scale.some([planner.SMALL, planner.LARGE]):
+        text: dict[str, Any] = yaml.safe_load(suite.find("memory_ladder").read_text())
+        text |= {"base": {"shape": scale.shapes[shape]}, "threads": 1}
+        if not scale.whole:
+            text["methods"] = {"full": text["methods"]["full"][:2]}
+        # at the small size only the allocator's own counts matter, so that several run beside each other
+        beside = 4 if shape == planner.SMALL else 1
+        made.append(grids.Cells(f"ladder {shape}", text, scale.device, beside, saves=False))
+    here = [one for one in SAVINGS if "torchao" not in one.get("precision", "") or find_spec("torchao")]
+    blocks = [{"precision": "bf16"} | saving for saving in scale.some(here, 2)]
+    text = planner.suite(scale, planner.LARGE, {"lora": blocks}, work)
+    made.append(grids.Cells(f"savings {planner.LARGE}", text, scale.device))
+    for micro in scale.some([1, 2, 8, 16], 0):
+        text = planner.suite(scale, planner.LARGE, {"qlora": {"precision": "nf4"}, "lora": {"precision": "bf16"}}, work)
         text["train"] |= {"batch_size": micro, "micro_batch_size": micro}
         made.append(grids.Cells(f"{micro} examples {planner.LARGE}", text, scale.device))
     return made
@@ -43,4 +73,4 @@ def quickstart(scale: Scale, kept: Kept, work: Path) -> Iterator[str]:
 
 def ladder(scale: Scale, kept: Kept, work: Path) -> Iterator[str]:
     """Measure what is missing of the ladder and yield what each cell gave."""
-    yield from grids.every(kept, LADDER, rungs(scale, work), work, 1)
+    yield from grids.every(kept, LADDER, ladders(scale, work), work, scale.workers)

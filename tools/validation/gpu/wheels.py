@@ -47,9 +47,10 @@ def present() -> set[str]:
 
 
 def needed() -> list[Requirement]:
-    """Return what peftbench needs, with what a GPU's own counters need."""
+    """Return what peftbench needs, with what a GPU's own counters and torchao's precisions need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [Requirement(text) for text in (*project["dependencies"], *project["optional-dependencies"]["nvml"])]
+    extras = project["optional-dependencies"]
+    return [Requirement(text) for text in (*project["dependencies"], *extras["nvml"], *extras["torchao"])]
 
 
 def missing(roots: Iterable[Requirement], have: set[str]) -> dict[str, str]:
