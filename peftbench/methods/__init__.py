@@ -18,7 +18,7 @@ from peftbench.records.resolve import resolve
 
 FLOATS = ("fp32", "tf32", "bf16", "bf16-true", "fp16")
 FOUR_BIT = ("nf4", "fp4", "nf4-fp32", "fp4-fp32")
-TORCHAO = ("torchao-int8", "torchao-float8", "torchao-int4")
+TORCHAO = ("torchao-int8", "torchao-float8", "torchao-int4", "torchao-nvfp4")
 QUANTIZED = ("int8", "int8-fp32", *FOUR_BIT, *TORCHAO, "stored")
 _PEFT = "peftbench.methods.peft_checkpoint"
 _WHOLE = "peftbench.methods.full"

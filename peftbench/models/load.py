@@ -249,8 +249,8 @@ def _why_plain(model: Any, name: str, precision: Precision) -> str:
     if fp32_parts.stays(module.get_parameter(own)):
         return ", which the model's class keeps in float32"
     kind = type(module).__name__
-    if quantization.is_ungrouped(module, precision):
-        return f", whose inputs of {module.in_features} are no multiple of {quantization.GROUP}, which share a scale"
+    if why := quantization.why_ungrouped(module, precision):
+        return f", {why}"
     if kind == "Conv1D":
         return f", of a Conv1D layer, which {precision.package} does not quantize"
     return ", of a convolution" if kind.startswith("Conv") else ""

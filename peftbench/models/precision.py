@@ -84,6 +84,7 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
             _torchao("int8", "8-bit integer weights of torchao, the rest bf16 (extra torchao)"),
             _torchao("float8", "8-bit float weights of torchao, the rest bf16 (extra torchao)"),
             _torchao("int4", "4-bit integer weights of torchao, in 8 bits each, the rest bf16 (extra torchao)"),
+            _torchao("nvfp4", "4-bit float weights of torchao, NVIDIA's NVFP4, the rest bf16 (extra torchao)"),
             Precision(
                 "stored", "bfloat16", "float32", "bfloat16", "stored", doc="quantized as in the base model's files"
             ),

@@ -24,8 +24,10 @@ LINEAR = ("FalconLinear",)
 
 _LAYERS = ("Linear4bit", "Linear8bitLt")
 """bitsandbytes' quantized layers."""
-GROUP = 32
+_GROUP = 32
 """Weights that share a scale and an offset in ``torchao-int4``."""
+_BLOCK = 16
+"""Of this both sides of a matrix must be multiples in ``torchao-nvfp4``, by torchao; so many weights share a scale."""
 
 
 def settings(precision: Precision, double_quantization: bool) -> dict[str, Any]:
@@ -60,16 +62,19 @@ def _torchao(precision: Precision) -> Any:
     """Return the ``TorchAoConfig`` of a precision.
 
     All quantize weights only: torchao dequantizes them before it multiplies, so that gradients flow to the activations.
-    Its packed 4-bit layouts run on GPUs only and have no gradient; so 4-bit codes take 8 bits each.
+    Its packed layouts of 4-bit integers run on GPUs only and have no gradient; so those codes take 8 bits each. Two
+    4-bit floats share a byte.
     """
     from torchao import quantization
+    from torchao.prototype.mx_formats import NVFP4WeightOnlyConfig
     from torchao.quantization.granularity import PerGroup
     from transformers import TorchAoConfig
 
     made = {
         "torchao-int8": lambda: quantization.Int8WeightOnlyConfig(),
         "torchao-float8": lambda: quantization.Float8WeightOnlyConfig(),
-        "torchao-int4": lambda: quantization.IntxWeightOnlyConfig(torch.int4, PerGroup(GROUP)),  # type: ignore[attr-defined]
+        "torchao-int4": lambda: quantization.IntxWeightOnlyConfig(torch.int4, PerGroup(_GROUP)),  # type: ignore[attr-defined]
+        "torchao-nvfp4": lambda: NVFP4WeightOnlyConfig(),
     }
     return TorchAoConfig(made[precision.quantization or ""]())
 
@@ -158,7 +163,7 @@ def every_linear_layer(precision: Precision) -> Iterator[None]:
         return replace(model, *given, **named)
 
     def skip(model: nn.Module, *given: Any, **named: Any) -> list[str]:
-        uneven = [f"{path}." for path, module in model.named_modules() if is_ungrouped(module, precision)]
+        uneven = [f"{path}." for path, module in model.named_modules() if why_ungrouped(module, precision)]
         return [*skipped(model, *given, **named), *_prepared(model), *uneven]
 
     with (
@@ -217,11 +222,16 @@ def _is_fused_in(model: nn.Module, name: str) -> bool:
     return parameter is not None and is_fused(module, parameter)
 
 
-def is_ungrouped(module: nn.Module, precision: Precision) -> bool:
-    """Return whether a linear layer's inputs cannot be divided into the groups that share a scale."""
-    if precision.quantization != "torchao-int4" or not isinstance(module, nn.Linear):
-        return False
-    return module.in_features % GROUP > 0
+def why_ungrouped(module: nn.Module, precision: Precision) -> str:
+    """Return why a linear layer cannot be divided into the groups that share a scale, as a clause; empty if it can."""
+    if not isinstance(module, nn.Linear):
+        return ""
+    if precision.quantization == "torchao-int4" and module.in_features % _GROUP:
+        return f"whose inputs of {module.in_features} are no multiple of {_GROUP}, which share a scale"
+    if precision.quantization == "torchao-nvfp4" and (module.in_features % _BLOCK or module.out_features % _BLOCK):
+        sides = f"{module.out_features} outputs and {module.in_features} inputs"
+        return f"whose {sides} are not both multiples of {_BLOCK}, as torchao's NVFP4 needs"
+    return ""
 
 
 def _prepared(model: nn.Module) -> list[str]:

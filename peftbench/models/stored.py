@@ -19,15 +19,16 @@ from typing import Any
 from peftbench.errors import UserError
 from peftbench.models import files
 from peftbench.models.files import Stored
+from peftbench.models.stored_kinds import KINDS
 
 NAME = "stored"
 """The precision in which a base model is used as it is stored."""
 _KEYS = ("quantization_config", "compression_config")
 """Keys of a ``config.json`` with a stored quantization."""
 _READ = ("bitsandbytes", "torchao")
-_TORCHAO = ("Int8WeightOnlyConfig", "IntxWeightOnlyConfig", "Float8WeightOnlyConfig")
+_TORCHAO = ("Int8WeightOnlyConfig", "IntxWeightOnlyConfig", "Float8WeightOnlyConfig", "NVFP4WeightOnlyConfig")
 """The schemes of torchao that are read: others have other kernels, or quantize activations, which have no gradient."""
-_TORCHAO_PART = re.compile(r"(?P<weight>.*\.)_weight_(?P<part>qdata|scale|zero_point)")
+_TORCHAO_PART = re.compile(r"(?P<weight>.*\.)_weight_(?P<part>qdata|scale|zero_point|per_tensor_scale)")
 _STATE = ".quant_state.bitsandbytes__"
 """Part of the name of the tensor in which bitsandbytes stores the description of a 4-bit weight, as JSON."""
 _PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
@@ -36,62 +37,6 @@ _SCALES, _FORMAT = ".SCB", ".weight_format"
 """Ends of the names of the other tensors of an 8-bit weight of bitsandbytes, after the layer's name."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A library's way to store quantized weights."""
-
-    title: str
-    why_not: str = ""
-    """Why it cannot be trained here, as a clause; empty if it can, or if nobody has tried it."""
-    way_out: str = ""
-    """How to make an unquantized copy, as Python; empty if there is no short way."""
-    package: str = ""
-    """The package that its weights need, and the extra that installs it; empty if it is always installed."""
-
-
-def _copy(settings: str = "", then: str = "") -> str:
-    """Return the Python that loads BASE unquantized and saves it as COPY."""
-    loaded = f'AutoModelForCausalLM.from_pretrained("BASE", dtype="bfloat16"{settings}){then}'
-    # the files' own format is the quantized one, to which transformers 5.23 would fail to go back
-    return f'{loaded}.save_pretrained("COPY", save_original_format=False)'
-
-
-_BUFFERS = "its layers keep their weights in buffers, not in parameters, and peftbench does not count those yet"
-_BY_GPTQMODEL = 'from gptqmodel.utils.model_dequant import dequantize_model; dequantize_model("BASE", "COPY")'
-KINDS: Mapping[str, Kind] = MappingProxyType(
-    {
-        "aqlm": Kind("AQLM"),
-        "auto-round": Kind("AutoRound"),
-        "awq": Kind("AWQ", _BUFFERS),
-        "bitnet": Kind("BitNet"),
-        "bitsandbytes": Kind("bitsandbytes", way_out=_copy(then=".dequantize()")),
-        "compressed-tensors": Kind(
-            "compressed-tensors",
-            "transformers leaves its weights compressed only until the first forward pass, so that it would train an "
-            "unquantized base under the name of a quantized one",
-            _copy(", quantization_config=CompressedTensorsConfig(dequantize=True)"),
-        ),
-        "eetq": Kind("EETQ"),
-        "fbgemm_fp8": Kind("FBGEMM FP8"),
-        "fp8": Kind(
-            "fine-grained FP8",
-            "transformers dequantizes it without being asked wherever its kernels do not run, and then it is no "
-            "quantized base",
-            _copy(", quantization_config=FineGrainedFP8Config(dequantize=True)"),
-        ),
-        "gptq": Kind("GPTQ", _BUFFERS, _BY_GPTQMODEL),
-        "higgs": Kind("HIGGS"),
-        "hqq": Kind("HQQ", "transformers 5 has no loader for its weights and leaves random ones in their place"),
-        "mxfp4": Kind(
-            "MXFP4",
-            "transformers trains no base whose experts are in MXFP4 (is_trainable of its quantizer is false)",
-            _copy(", quantization_config=Mxfp4Config(dequantize=True)"),
-        ),
-        "quanto": Kind("Quanto", "transformers can neither save nor load its weights"),
-        "torchao": Kind("torchao", package="torchao"),
-    }
-)
-"""``quant_method`` -> how such weights are stored."""
 _UNKNOWN = "peftbench has not been tried with it"
 
 
@@ -325,8 +270,13 @@ def _of_torchao(found: Mapping[str, Stored]) -> Contents:
     parts = {name: match for name in found if (match := _TORCHAO_PART.fullmatch(name))}
     packed = {f"{m['weight']}weight": found[name] for name, m in parts.items() if m["part"] == "qdata"}
     unpacked = {name: each for name, each in found.items() if name not in parts}
-    unpacked |= {name: replace(each, dtype="BF16") for name, each in packed.items()}
+    unpacked |= {name: replace(each, shape=_unpacked(each), dtype="BF16") for name, each in packed.items()}
     return Contents(unpacked, packed, sum(_size(found[name]) for name, m in parts.items() if m["part"] != "qdata"))
+
+
+def _unpacked(codes: Stored) -> tuple[int, ...]:
+    """Return the shape of a weight of torchao, of whose codes of 4 bits two share a byte in the last dimension."""
+    return (*codes.shape[:-1], 2 * codes.shape[-1]) if codes.dtype == "U8" else codes.shape
 
 
 def _size(tensor: Stored) -> int:

@@ -24,6 +24,10 @@ _TORCHAO = {
         "from torchao.quantization import IntxWeightOnlyConfig\n"
         "from torchao.quantization.granularity import PerGroup\n",
     ),
+    "torchao-nvfp4": (
+        "NVFP4WeightOnlyConfig()",
+        "from torchao.prototype.mx_formats import NVFP4WeightOnlyConfig\n",
+    ),
 }
 """Quantization by torchao -> the argument of ``TorchAoConfig``, and the imports that it needs."""
 _STOCK_LOADERS = {

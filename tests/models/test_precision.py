@@ -102,6 +102,14 @@ def test_a_precisions_record_agrees_with_the_recorded_dtypes(name, kind):
     assert seen["loss"] == "fp32"
 
 
+def test_the_version_of_a_library_whose_rows_are_kept_is_kept_with_them(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = precision_table._versions({"torch": "1", "torchao": "0.1"})
+    assert found["torchao"] == "0.1"
+    assert found["torch"] == torch.__version__
+    assert "torchao" not in precision_table._versions({})
+
+
 def test_a_changed_dtype_is_noticed(bases, tmp_path, monkeypatch):
     from dataclasses import replace
 
@@ -243,7 +251,7 @@ def test_bits_per_weight_of_wide_layers_are_the_papers():
             row = 32 / precision_table.WIDTH  # a scale for each output; torchao's int8 has an offset of 8 bits too
             eights = {"int8": 8 + row, "torchao-int8": 8 + row * 40 / 32, "torchao-float8": 8 + row}
             # codes of 4 bits in 8 each; a scale of 16 bits and an offset of 8 for each group of 32
-            others = {None: None, "torchao-int4": 8 + 24 / 32}
+            others = {None: None, "torchao-int4": 8 + 24 / 32, "torchao-nvfp4": 4 + 8 / 16 + row / 1024}
             wanted = {**eights, **others}.get(kind, 4 + 8 / 64 + 32 / (64 * 256))
             if wanted:
                 assert at["bits"]["wide"]["linear_without_tables"] == pytest.approx(wanted, abs=5e-4), name

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from peftbench import suite
 from peftbench.errors import UserError
 from peftbench.methods import METHODS
-from peftbench.models import dry_load, find, load, storage, stored
+from peftbench.models import dry_load, find, load, storage, stored, stored_kinds
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Base
 from peftbench.suite import base_defaults
@@ -121,12 +121,11 @@ def test_a_layer_that_torchao_has_stored_computes_with_its_codes_and_scales(kind
     found = load.load(bases[kind], PRECISIONS["stored"], False, True, device="cpu", trust_remote_code=False).model
     layer = found.model.layers[0].mlp.up_proj
     assert layer.weight.zero_point.count_nonzero() == 0 if hasattr(layer.weight, "zero_point") else True
-    scales = layer.weight.scale.float().repeat_interleave(64 // layer.weight.scale.shape[1], dim=1)
     x = torch.randn(5, 64, dtype=torch.bfloat16)
-    expected = x.float() @ (layer.weight.qdata.float() * scales).T
+    expected = x.float() @ stored_bases.decoded(layer.weight).T
     assert torch.allclose(layer(x).float(), expected, rtol=0.01, atol=0.01 * float(expected.abs().max()))
     before = load.checksum(layer.weight)
-    layer.weight.scale[0] *= 2  # the checksum covers the scales too
+    layer.weight.scale.view(torch.uint8)[0] ^= 1  # the checksum covers the scales too
     assert load.checksum(layer.weight) != before
 
 
@@ -250,7 +249,7 @@ def run_way_out(kind, base, copy):
     """Run the Python that a message gives for a dequantized copy, and check that the copy is a plain base."""
     import transformers
 
-    code = stored.KINDS[kind].way_out.replace('"BASE"', repr(str(base))).replace('"COPY"', repr(str(copy)))
+    code = stored_kinds.KINDS[kind].way_out.replace('"BASE"', repr(str(base))).replace('"COPY"', repr(str(copy)))
     with dry_load.quiet():
         eval(code, {name: getattr(transformers, name) for name in re.findall(r"\b[A-Z]\w+(?=[.(])", code)})
     tiny_base.tokenizer().save_pretrained(copy)

@@ -98,7 +98,8 @@ def test_every_method_trains_in_the_memory_that_is_predicted_and_is_deployed(met
     tmp_path.joinpath("scratch").mkdir()
     row = trials.run(replace(made, deployed=forms), tmp_path / "scratch", predicts=True, measures_inference=True).row
     assert (row.status, row.message) == ("ok", None)
-    assert row.loaded_dtypes.startswith("float8_e4m3fn 0.8" if name == "torchao-float8" else "int8 0.8")
+    codes = {"torchao-float8": "float8_e4m3fn", "torchao-nvfp4": "uint8"}.get(name, "int8")
+    assert row.loaded_dtypes.startswith(f"{codes} 0.8")
     if METHODS[method].trains:
         assert row.moved_tensors == row.trainable_tensors > 0
         if method != "peft":  # VeRA reads values while it is attached, so a step of it cannot be traced
@@ -121,15 +122,14 @@ def test_dequantized_weights_are_codes_times_scales_and_give_the_same_logits(nam
     with load.autocast(PRECISIONS[name], "cpu"), torch.no_grad():
         before = found(input_ids=ids).logits.float()
     weight = found.model.layers[0].mlp.up_proj.weight
-    scale = weight.scale.float().repeat_interleave(64 // weight.scale.shape[1], dim=1)
-    expected, original = weight.qdata.float() * scale, plain.model.layers[0].mlp.up_proj.weight.float()
+    expected, original = stored_bases.decoded(weight), plain.model.layers[0].mlp.up_proj.weight.float()
     own = quantization.dequantize(found, torch.bfloat16)
     assert not any(map(storage.is_packed, own.parameters()))
     assert not hasattr(own.config, "quantization_config")
     assert torch.allclose(own.model.layers[0].mlp.up_proj.weight.float(), expected, rtol=0.01, atol=1e-4)
-    # half a step of the codes: 1/16 of a group's largest weight in 4 bits, far less in 8
-    step = {"torchao-int8": 1 / 127, "torchao-int4": 1 / 7.5, "torchao-float8": 1 / 8}[name]
-    largest = original.abs().reshape(128, -1, 32 if name == "torchao-int4" else 64).amax(2)
+    # half a step of the codes: 1/16 of a group's largest weight in 4 bits, 1/6 in floats of 4, far less in 8
+    step = {"torchao-int8": 1 / 127, "torchao-int4": 1 / 7.5, "torchao-float8": 1 / 8, "torchao-nvfp4": 1 / 3}[name]
+    largest = original.abs().reshape(128, -1, {"torchao-int4": 32, "torchao-nvfp4": 16}.get(name, 64)).amax(2)
     bound = 0.55 * step * largest.repeat_interleave(64 // largest.shape[1], dim=1)
     assert ((expected - original).abs() <= bound).all()
     with load.autocast(PRECISIONS[name], "cpu"), torch.no_grad():
@@ -166,10 +166,16 @@ def test_a_family_is_quantized_whole_or_refused(family, words, tmp_path, torchao
         load.load(tmp_path, PRECISIONS["torchao-int8"], False, True, **LOADING)
 
 
-def test_layers_that_cannot_be_divided_into_groups_are_refused_before_anything_runs(tmp_path, torchao):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("torchao-int4", "whose inputs of 100 are no multiple of 32, which share a scale"),
+        ("torchao-nvfp4", "whose 100 outputs and 64 inputs are not both multiples of 16, as torchao's NVFP4 needs"),
+    ],
+)
+def test_layers_that_cannot_be_divided_into_groups_are_refused_before_anything_runs(name, words, tmp_path, torchao):
     base = tiny_base.make(tmp_path / "base", intermediate_size=100)
-    made = trials.trial(base, tmp_path / "data", "lora", "torchao-int4")
-    words = "whose inputs of 100 are no multiple of 32, which share a scale"
+    made = trials.trial(base, tmp_path / "data", "lora", name)
     with pytest.raises(Unsupported, match=words):
         predict(made, base)
     row = trials.run(made, tmp_path).row

@@ -41,7 +41,7 @@ def test_the_picture_shows_the_page_of_the_committed_results():
 
 def test_every_method_precision_suite_and_command_is_documented():
     assert {"base", "full", "lora", "peft"} <= set(METHODS.own)
-    assert len(PRECISIONS) == 15
+    assert len(PRECISIONS) == 16
     assert set(cli_document.commands()) == {
         *("init", "run", "plan", "answer", "report", "compare", "history", "import", "export", "list")
     }

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tests.support import tiny_base
 
-TORCHAO = ("torchao-int8", "torchao-int4", "torchao-float8")
+TORCHAO = ("torchao-int8", "torchao-int4", "torchao-float8", "torchao-nvfp4")
 """Kinds that need torchao; its int4 is that of its codes, each of which it stores in 8 bits."""
 
 
@@ -29,6 +29,7 @@ def why_missing(kind: str) -> str | None:
 
 def _of_torchao(kind: str) -> Any:
     from torchao import quantization
+    from torchao.prototype.mx_formats import NVFP4WeightOnlyConfig
     from torchao.quantization.granularity import PerGroup
     from transformers import TorchAoConfig
 
@@ -36,6 +37,7 @@ def _of_torchao(kind: str) -> Any:
         "torchao-int8": lambda: quantization.Int8WeightOnlyConfig(version=2),
         "torchao-int4": lambda: quantization.IntxWeightOnlyConfig(torch.int4, PerGroup(32)),
         "torchao-float8": quantization.Float8WeightOnlyConfig,
+        "torchao-nvfp4": NVFP4WeightOnlyConfig,
     }
     return TorchAoConfig(made[kind]())
 
@@ -55,6 +57,25 @@ def settings(kind: str) -> Any:
         bnb_4bit_use_double_quant=not kind.endswith("-single"),
         bnb_4bit_compute_dtype=torch.float32,
     )
+
+
+FLOATS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""Values of the codes of a 4-bit float with 2 bits of exponent and 1 of fraction (OCP MX, E2M1); bit 3 is the sign."""
+
+
+def decoded(weight: Any) -> torch.Tensor:
+    """Return the values that a weight of torchao means, float32, computed here from its codes and scales."""
+    codes, scale = weight.qdata, weight.scale.float()
+    rows, columns = weight.shape
+    if codes.dtype != torch.uint8:
+        return codes.float() * scale.repeat_interleave(columns // scale.shape[1], dim=1)
+    numbers = torch.stack([codes & 15, codes >> 4], dim=2).reshape(rows, columns).long()  # the low half is the first
+    values = torch.tensor([*FLOATS, *(-each for each in FLOATS)])[numbers]
+    # 128 x 4 scales lie together, of these rows r, r + 32, r + 64 and r + 96 (cuBLAS, "1D block scaling factors")
+    blocks, wide = columns // 16, -(-columns // 64)
+    row, block = torch.arange(rows)[:, None], torch.arange(blocks)[None, :]
+    place = (row // 128 * wide + block // 4) * 512 + row % 32 * 16 + row % 128 // 32 * 4 + block % 4
+    return values * scale.flatten()[place].repeat_interleave(16, dim=1) * weight.per_tensor_scale
 
 
 def make(original: Path, folder: Path, kind: str) -> Path:

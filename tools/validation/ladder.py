@@ -113,6 +113,14 @@ AXES: Mapping[str, Axis] = {
         ("lora",),
         "weights and products are rounded otherwise, which is the price of a precision",
     ),
+    "nvfp4": Axis(
+        "NVFP4 weights of a frozen base",
+        ({"precision": "torchao-nvfp4"}, {"precision": "torchao-nvfp4", "gradient_checkpointing": True}),
+        ("lora",),
+        "weights and products are rounded otherwise, which is the price of a precision",
+        ("nano",),
+        "torchao needs matrices whose sides are multiples of 16, which those of `32k` are not",
+    ),
     "turns": Axis(
         "full fine-tuning of layers in turns",
         ({"turns": "lisa"}, {"turns": "badam"}),

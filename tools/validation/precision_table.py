@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,15 @@ KINDS = {"frozen": "on a frozen base", "full": "full"}
 """Kinds of method -> heading."""
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 VERSIONS = ("torch", "transformers", "peft", "bitsandbytes")
+OPTIONAL = ("torchao",)
+"""Libraries that only some rows need."""
 STATES = ("fp32", "bf16-true")
 """Precisions of full fine-tuning in which trainable parameters are fp32 and bf16."""
 WIDTH = 1024
 """Width of the second base model on which bits per weight are measured, besides the tiny one."""
 KEPT = {
     **{f"stored: bitsandbytes {kind}": kind for kind in ("nf4", "int8")},
-    **{f"stored: torchao {kind}": f"torchao-{kind}" for kind in ("int8", "int4", "float8")},
+    **{f"stored: torchao {kind}": f"torchao-{kind}" for kind in ("int8", "int4", "float8", "nvfp4")},
 }
 """Name of a row of precision ``stored`` -> the kind of base model that is stored so."""
 STORED = {
@@ -306,17 +308,21 @@ def bases(folder: Path) -> tuple[Path, Path]:
     return tiny_base.make(folder / "tiny"), tiny_base.make(folder / "wide", **wide)
 
 
-def _optional() -> list[str]:
-    """Return the optional libraries that are installed."""
+def _versions(earlier: Mapping[str, str]) -> dict[str, str]:
+    """Return the versions of the libraries that were used; of an optional one that is not installed, the earlier one.
+
+    Rows that need it are kept from then.
+    """
+    from importlib.metadata import version
     from importlib.util import find_spec
 
-    return ["torchao"] if find_spec("torchao") else []
+    kept = {library: earlier[library] for library in OPTIONAL if library in earlier}
+    here = [*VERSIONS, *(library for library in OPTIONAL if find_spec(library))]
+    return {library: version(library) for library in here} | {k: v for k, v in kept.items() if k not in here}
 
 
 def main() -> None:
     """Record every device of this machine, and keep earlier records of other devices."""
-    from importlib.metadata import version
-
     import torch
 
     torch.set_num_threads(1)
@@ -329,7 +335,7 @@ def main() -> None:
             earlier = kept.get(device, {}).get("precisions", {})
             rows = {row: found["precisions"].get(row, earlier.get(row)) for row in names()}
             kept[device] = {
-                "versions": {library: version(library) for library in (*VERSIONS, *_optional())},
+                "versions": _versions(kept.get(device, {}).get("versions", {})),
                 "name": name,
                 **found,
                 "precisions": {row: seen for row, seen in rows.items() if seen},
