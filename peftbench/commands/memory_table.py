@@ -116,7 +116,7 @@ def _offloaded(found: Sequence[Forecast]) -> Iterator[str]:
         f"{f.trial.cell} ({memory(f.found.offloaded_bytes)})" for f in found if f.found and f.found.offloaded_bytes
     ]
     if cells:
-        yield f"Beside the peak, which is the device's, a step keeps activations on the host: {', '.join(cells)}."
+        yield f"Beside the peak, which is the device's, a step needs memory of the host: {', '.join(cells)}."
 
 
 def _beside(found: Sequence[Forecast]) -> Iterator[str]:

@@ -119,6 +119,13 @@ class Ledger(TorchDispatchMode):
             self._move(entry, Category.TEMPORARIES)
             entry.fixed = True
 
+    def track_on_host(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Count tensors that exist already as on the host."""
+        self.on_host = True
+        for tensor in tensors:
+            self.track(tensor, Category.TEMPORARIES)
+        self.on_host = False
+
     def resized(self, storage: Any) -> None:
         """Count a storage anew whose size was changed, as FSDP2 does with gathered weights."""
         entry = self._storages.get(weakref.ref(storage))
@@ -207,13 +214,14 @@ def kept(tensor: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def on_host() -> Iterator[None]:
     """Let active ledgers count what is made within the context as on the host."""
-    for active in _ACTIVE:
+    before = [(active, active.on_host) for active in _ACTIVE]
+    for active, _ in before:
         active.on_host = True
     try:
         yield
     finally:
-        for active in _ACTIVE:
-            active.on_host = False
+        for active, was in before:
+            active.on_host = was
 
 
 def is_active() -> bool:
@@ -228,6 +236,7 @@ def account(
     optimizer_state: Mapping[Any, Any],
     rounding: int = 1,
     gradients: Iterable[torch.Tensor] = (),
+    host: Iterable[torch.Tensor] = (),
 ) -> Iterator[CategoryBytes]:
     """Count the memory of everything within the context, starting with the tensors that exist already.
 
@@ -238,6 +247,7 @@ def account(
         optimizer_state: the optimizer's ``state``: parameter -> name -> tensor or number.
         rounding: every storage is rounded up to a multiple of this many bytes.
         gradients: tensors that exist already and will hold gradients.
+        host: tensors that exist already and are on the host for the device, whatever else they are.
 
     Yields:
         The bytes by category, updated as tensors come and go.
@@ -245,6 +255,7 @@ def account(
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if config is not None else None
     ledger = Ledger(getattr(config, "vocab_size", None), getattr(config, "hidden_size", None), rounding)
+    ledger.track_on_host(host)
     for tensor in quantization_tensors(model):
         ledger.track(tensor, Category.QUANTIZATION_STATE)
     for tensor in tree_leaves([flat(entry) for entry in optimizer_state.values()]):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peftbench.methods import Method, Setting
+from peftbench.methods import Method, Setting, offload_support
 from peftbench.models.precision import PRECISIONS, effective
 from peftbench.records import OPTIMIZERS, Devices, Optimizer, Training
 from peftbench.records.attention import ATTENTIONS, AUTO
@@ -47,8 +47,7 @@ def refusal(method: Method, precision: str, device: str, training: Training | No
         found = found or _no_checkpointing(method)
     if training and training.packing:
         found = found or _no_packing(method)
-    if training and training.offload != "none":
-        found = found or _no_offload(training.offload, device)
+    found = found or _no_offload(method, precision, device, training)
     if training and training.attention != AUTO:
         found = found or _no_attention(training.attention, precision, device)
     return found or (_no_optimizer(method, precision, training) if training else None)
@@ -124,11 +123,9 @@ def _no_packing(method: Method) -> Refusal | None:
     return Refusal(f"{_name(method)} does not exist with packing", why) if why else None
 
 
-def _no_offload(what: str, device: str) -> Refusal | None:
-    if device != "cpu":
-        return None
-    why = f"a CPU's {what} are in the host's memory already, of which copies would take more; use offload: none"
-    return Refusal(f"offload: {what} does not exist on cpu", why)
+def _no_offload(method: Method, precision: str, device: str, training: Training | None) -> Refusal | None:
+    found = offload_support.refused(method, precision, device, training) if training else None
+    return Refusal(*found) if found else None
 
 
 def _no_attention(name: str, precision: str, device: str) -> Refusal | None:

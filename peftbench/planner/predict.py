@@ -55,6 +55,7 @@ def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None, ran
         raise _original_error(error) from error
     peak = max((_highest_of([t.windows for t in turn], where) for turn in each), key=lambda found: sum(found.values()))
     traced = each[0]
+    host = max(sum(_highest_of([t.host for t in turn], where).values()) for turn in each)
     loading = _highest_of([t.loading for t in traced], where) if all(t.loading for t in traced) else {}
     totals: dict[str, Any] = {name: _extrapolate([t.totals[name] for t in traced], where) for name in traced[0].totals}
     totals["flops"] = sum(_extrapolate([t.totals["flops"] for t in turn], where) for turn in each) / len(each)
@@ -63,6 +64,7 @@ def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None, ran
         peak_bytes=sum(peak.values()),
         categories=peak,
         loading=loading,
+        offloaded_bytes=host,
         flops_per_token=totals.pop("flops") / tokens,
         passes=passes,
         depths=where.traced,

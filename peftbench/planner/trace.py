@@ -27,7 +27,7 @@ from peftbench.planner import cuda_reserve, fake, loading
 from peftbench.planner.records import Pass
 from peftbench.planner.saved_size import stored_bytes
 from peftbench.records import Trial
-from peftbench.training import batches, logits, loop, optimizers, products, turns
+from peftbench.training import batches, host_step, logits, loop, optimizers, products, turns
 from peftbench.training.batches import Batch
 from peftbench.training.parallel import ALONE, Parallel
 
@@ -50,6 +50,8 @@ class Traced:
     """The same as ``Prediction.attention``."""
     loading: Mapping[Window, Sequence[Moment]]
     """The bytes by category while the base model is loaded, a window for each decoder layer; empty if not known."""
+    host: Mapping[Window, Sequence[Moment]]
+    """As ``windows``: the bytes on the host, which have one category."""
 
 
 def trace(trial: Trial, config: Any, passes: Sequence[Pass], parallel: Parallel = ALONE, turn: int = 0) -> Traced:
@@ -88,14 +90,15 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass], parallel: Parallel 
             learner.optimizer.state,
             cuda_reserve.rounding(trial.device),
             parallel.exchanged(),
+            host_step.held(learner),
         ) as counted:
             windows = _Windows(counted)
             _mark(tuned, windows)
             with _Operators(windows) as operators:
                 loop.step(learner, each, trial.training.learning_rate)
             windows.next("")
-    totals |= {"flops": operators.flops, "offloaded_bytes": counted.offloaded_peak}
-    return Traced(windows.moments, totals, operators.attention, loaded)
+    totals["flops"] = operators.flops
+    return Traced(windows.moments, totals, operators.attention, loaded, windows.host)
 
 
 def _loading(made: nn.Module, trial: Trial, precision: Precision) -> Mapping[Window, Sequence[Moment]]:
@@ -179,6 +182,7 @@ class _Windows:
     def __init__(self, counted: CategoryBytes) -> None:
         self.counted = counted
         self.moments: dict[Window, list[Moment]] = {}
+        self.host: dict[Window, list[Moment]] = {}
         self.forward_pass = 0
         self._met: Counter[Window] = Counter()
         self._operator = ""
@@ -193,12 +197,14 @@ class _Windows:
 
     def _open(self, window: Window) -> None:
         self._here = self.moments[window] = []
+        self._host = self.host[window] = []
 
     def next(self, operator: str) -> None:
         """Begin an operator: keep the peak since the last one began."""
         counted = self.counted
         self._here.append((self._operator, counted.peak))
-        self._operator = operator
+        self._host.append((self._operator, {"host": counted.offloaded_peak}))
+        self._operator, counted.offloaded_peak = operator, counted.offloaded
         counted.peak_bytes, counted.peak = sum(counted.live.values()), dict(counted.live)
 
 

@@ -104,9 +104,14 @@ class Training:
     """Where logits are made: ``all`` positions, those that bear loss (``loss_bearing``), or these in chunks that are
     computed twice (``chunked``). The loss is the same up to rounding."""
     offload: str = "none"
-    """What is kept on the host between its uses: ``none``, or ``activations``. Losses are the same bit for bit."""
+    """What is kept on the host between its uses: ``none``, ``activations``, ``weights`` that are frozen, the
+    ``optimizer`` with gradients and state, or ``all``. Losses are the same, bit for bit if the host is the device."""
     attention: str = AUTO
     """How attention is computed, by transformers' name, in training and in scoring."""
+
+    def offloads(self, what: str) -> bool:
+        """Return whether ``activations``, ``weights`` or the ``optimizer`` are kept on the host."""
+        return self.offload in (what, "all")
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,11 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
             "every layer all but matrix products and fused attention (docs/ladder.md)",
         ),
         "offload": Setting(
-            Literal["none", "activations"],
+            Literal["none", "activations", "optimizer", "all"],
             "none",
             "what a GPU's step keeps in the host's memory between its uses: activations, from the forward to the "
-            "backward pass (docs/ladder.md)",
+            "backward pass; optimizer: its state and the gradients, with its step computed on the host "
+            "(docs/ladder.md)",
         ),
         "logits": Setting(
             Literal["all", "loss_bearing", "chunked"],

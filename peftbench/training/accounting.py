@@ -13,7 +13,7 @@ from peftbench.measure import optimizer_state
 from peftbench.measure.ledger import CategoryBytes, account
 from peftbench.records import Category, Training
 from peftbench.records.columns.memory import MemoryColumns
-from peftbench.training import loop, optimizers, packing, turns
+from peftbench.training import host_step, loop, optimizers, packing, turns
 from peftbench.training.encoded import Encoded
 from peftbench.training.loop import Learner
 
@@ -80,7 +80,8 @@ def account_step(learner: Learner, step: Sequence[Encoded], trains_base: bool) -
 def _counted(learner: Learner, trains_base: bool) -> Any:
     """Return the ledger's context of a step."""
     held = learner.parallel.exchanged()
-    return account(learner.model, trains_base, learner.optimizer.state, gradients=held)
+    host = host_step.held(learner)
+    return account(learner.model, trains_base, learner.optimizer.state, gradients=held, host=host)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from peftbench.models.precision import Precision
 from peftbench.records import failures
 from peftbench.records.columns.effective import EffectiveColumns
 from peftbench.records.columns.work import WorkColumns
-from peftbench.training import loop, offloading, several_optimizers, turns
+from peftbench.training import host_step, loop, offloading, several_optimizers, turns
 from peftbench.training.encoded import Encoded
 from peftbench.training.loop import Learner
 from peftbench.training.products import operations
@@ -86,7 +86,8 @@ def passes(learner: Learner, step: Sequence[Encoded]) -> tuple[Products, int]:
     cuda = [torch.cuda.current_device()] if learner.device == "cuda" else []
     with torch.random.fork_rng(devices=cuda), Products() as products:
         learner.model.train()
-        with several_optimizers.dropping(learner.optimizer, learner.parameters), offloading.saved(learner):
+        every = host_step.takes(learner)
+        with several_optimizers.dropping(learner.optimizer, learner.parameters, every), offloading.saved(learner):
             learner.parallel.work(learner, batches, loop.batch_loss)
     products.operations = learner.parallel.all_work(products.operations)
     learner.optimizer.zero_grad(set_to_none=True)

@@ -48,7 +48,7 @@ def _correct(marked: list[Any]) -> None:
         if factor.grad is not None:
             ranks[factor.shape[1]].append(factor)
     for factors in ranks.values():
-        frozen = [getattr(factor, _FROZEN).float() for factor in factors]
+        frozen = [getattr(factor, _FROZEN).to(factor.device).float() for factor in factors]  # a step may be on the host
         inverses = torch.linalg.pinv(torch.stack([a @ a.mT for a in frozen]), hermitian=True)
         for factor, inverse in zip(factors, inverses, strict=True):
             factor.grad.copy_(factor.grad.float() @ inverse / getattr(factor, _SCALE) ** 2)

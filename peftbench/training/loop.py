@@ -19,7 +19,7 @@ from peftbench.models.precision import Precision
 from peftbench.records import Phase, StepRow, Training
 from peftbench.records.columns.time import TimeColumns
 from peftbench.records.columns.work import WorkColumns
-from peftbench.training import checkpointing, logits, offloading, optimizers, several_optimizers, turns
+from peftbench.training import checkpointing, host_step, logits, offloading, optimizers, several_optimizers, turns
 from peftbench.training.batches import Batch, micro_batches
 from peftbench.training.encoded import Encoded
 from peftbench.training.losses import batch_loss
@@ -51,7 +51,8 @@ class Learner:
     virtual_tokens: int
     """Positions that the method adds to every row of a forward pass."""
     after_step: Callable[[Any, int], None] | None = None
-    """Called after each step with the model and the number of steps done before, while the gradients still exist."""
+    """Called after each step with the model and the number of steps done before, while the gradients still exist,
+    unless the step is taken on the host."""
     progress: Any = None
     """Module with ``state`` and ``restore``, for a method that changes more than weights and buffers
     (``Method.progress``); None for others."""
@@ -99,11 +100,12 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
         turns.begin_step(learner.model, learner.optimizer, done)
     if several_optimizers.in_backward(learner.optimizer):
         return _step_in_backward(learner, batches)
-    with offloading.saved(learner):
+    with offloading.saved(learner), host_step.collecting(learner) as moved:
         total = learner.parallel.gradients(learner, batches, batch_loss)
-    learner.scaler.unscale_(learner.optimizer)
-    norm = learner.parallel.clip(learner.parameters, learner.training.clip_norm)
-    learner.scaler.step(learner.optimizer)
+    with host_step.on_host(learner, moved):
+        learner.scaler.unscale_(learner.optimizer)
+        norm = learner.parallel.clip(learner.parameters, learner.training.clip_norm)
+        learner.scaler.step(learner.optimizer)
     learner.scaler.update()
     skipped = learner.precision.gradient_scaling and not math.isfinite(norm)
     if learner.after_step is not None and done is not None and not skipped:

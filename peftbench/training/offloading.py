@@ -12,7 +12,7 @@ import torch
 from peftbench.measure import ledger
 from peftbench.models.storage import parts, quantization_tensors
 
-NONE, ACTIVATIONS = "none", "activations"
+ACTIVATIONS = "activations"
 _SMALLEST = 1024
 """Bytes below which a tensor stays where it is: copying it would cost more than it saves."""
 
@@ -25,7 +25,7 @@ def saved(learner: Any) -> AbstractContextManager[Any]:
     tensors under 1 KiB. Of layers that are computed again, the inputs are copied; what is computed again, and what
     ``gradient_checkpointing: selective`` keeps, stays. Losses and gradients are the same bit for bit.
     """
-    if learner.training.offload == NONE:
+    if not learner.training.offloads(ACTIVATIONS):
         return nullcontext()
     own = [*learner.model.parameters(), *learner.model.buffers(), *quantization_tensors(learner.model)]
     stays = {part.untyped_storage()._cdata for tensor in own for part in parts(tensor)}

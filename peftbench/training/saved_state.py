@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from peftbench.measure import optimizer_state
 from peftbench.models import divided
 from peftbench.records import StepRow
+from peftbench.training import host_step
 from peftbench.training.loop import Best, Course, Learner
 
 FORMAT = 1
@@ -176,7 +177,8 @@ class Saved:
         """Bring a learner that ``check`` took into the saved state; return the course so far."""
         for name, tensor in _places(learner).items():
             tensor.copy_(self._tensors[name])
-        _restore_optimizer(learner, self._part("optimizer."), self._plain["optimizer"])
+        with host_step.on_host(learner, {}):
+            _restore_optimizer(learner, self._part("optimizer."), self._plain["optimizer"])
         optimizer_state.set_settings(learner.optimizer, self._plain["groups"])
         if learner.progress:
             learner.progress.restore(learner.model, self._part("method."), self._plain["method"])

@@ -75,8 +75,13 @@ def stepping(optimizer: Several) -> Iterator[list[torch.Tensor]]:
 
 
 @contextmanager
-def dropping(optimizer: Any, parameters: Sequence[nn.Parameter]) -> Iterator[set[nn.Parameter]]:
+def dropping(optimizer: Any, parameters: Sequence[nn.Parameter], every: bool = False) -> Iterator[set[nn.Parameter]]:
     """Free each gradient as soon as it is whole, if training never has all at once: a card may not have room for them.
+
+    Args:
+        optimizer: what trains them.
+        parameters: those that train.
+        every: whether gradients leave the device as they are made, whatever the optimizer.
 
     Yields:
         A set that receives the parameters whose gradients were freed and not zero.
@@ -88,7 +93,7 @@ def dropping(optimizer: Any, parameters: Sequence[nn.Parameter]) -> Iterator[set
             reached.add(parameter)
         parameter.grad = None
 
-    freed = [p for p in parameters if p.requires_grad and (in_backward(optimizer) or turns.in_turns(p))]
+    freed = [p for p in parameters if p.requires_grad and (every or in_backward(optimizer) or turns.in_turns(p))]
     hooks = [p.register_post_accumulate_grad_hook(drop) for p in freed]
     try:
         yield reached

@@ -86,6 +86,9 @@ def test_on_a_gpu_the_host_has_what_is_read_and_offloaded_and_under_fsdp2_a_cpu_
     assert host(offloaded) >= base + shards
     assert host(shared) == max(sum(found.ranks), max(base, shards) + shards)
     assert host(one, device="cuda", precision="nf4") == 0, "it goes to the GPU piece by piece"
+    training = dataclasses.replace(one.training, offload="optimizer")
+    assert host(trials.trial(tiny, tmp_path, "full", training={"offload": "optimizer"}), device="cuda") > 3 * base
+    assert 0 < host(one, device="cuda", precision="nf4", training=training) < base
     known = SimpleNamespace(base_weights_bytes=100, ranks=(900, 900), peak_bytes=900)
     known.categories = {"base_weights": 40, "quantization_state": 10, "adapter": 5, "gradients": 30, "optimizer": 60}
     seen: Any = known

@@ -59,6 +59,7 @@ CASES = {
         "options": {"dropout": 0.2},
         "training": {"offload": "activations", "gradient_checkpointing": 2},
     },
+    "full, steps on the host": {"method": "full", "training": {"offload": "all", "optimizer": "adamw_8bit"}},
     "qlora": {"precision": "nf4"},
     "int8": {"method": "lora", "precision": "int8"},
     "fp16": {"method": "lora", "precision": "fp16"},

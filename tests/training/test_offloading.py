@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -50,7 +51,7 @@ def test_losses_and_gradients_are_the_same_bit_for_bit_and_the_device_holds_less
 
 
 def of(network, **training):
-    return SimpleNamespace(model=network, device="cpu", training=SimpleNamespace(offload="activations", **training))
+    return SimpleNamespace(model=network, device="cpu", training=replace(trials.TRAINING, **ON, **training))
 
 
 def test_what_is_moved_is_counted_by_hand_and_each_storage_once():
@@ -138,4 +139,4 @@ def test_a_plan_has_the_devices_part_and_the_hosts(tmp_path, capsys):
     assert moved["peak_bytes"] < none["peak_bytes"]
     cli.main(["plan", str(path), "--memory"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "Beside the peak, which is the device's, a step keeps activations on the host: lora r=2 offload=act" in said
+    assert "Beside the peak, which is the device's, a step needs memory of the host: lora r=2 offload=act" in said

@@ -22,7 +22,7 @@ from peftbench.models.unreached import depends_on_tokens
 from peftbench.records import failures
 from peftbench.records.wording import abridged, plural
 from peftbench.runner.checks import liveness
-from peftbench.training import several_optimizers
+from peftbench.training import host_step, several_optimizers
 from peftbench.training.batches import IGNORED, Batch
 from peftbench.training.loop import Learner, batch_loss
 
@@ -124,7 +124,8 @@ def _check_gradients(learner: Learner, method: Method, batch: Batch) -> None:
                 loss = batch_loss(learner.model, whole) / whole.ids.numel()
             if not loss.requires_grad:
                 raise Unsupported(f"{name}: no trainable parameter affects the output of this base model")
-            with several_optimizers.dropping(learner.optimizer, learner.parameters) as reached:
+            every = host_step.takes(learner) and method.trains_base  # an adapter's fit, and more is checked of them
+            with several_optimizers.dropping(learner.optimizer, learner.parameters, every) as reached:
                 learner.scaler.scale(loss).backward()
         apart = liveness.head_names(learner.model)
         named = [(n, p) for n, p in learner.model.named_parameters() if p.requires_grad and n not in apart]

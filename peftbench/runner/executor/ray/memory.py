@@ -97,7 +97,9 @@ def predicted(trial: Trial, folder: str) -> int | None:
     from peftbench.planner import ranks as planned
 
     quantized = bool(strategies.why_everywhere(trial.precision))
-    if trial.device == "cuda" and quantized and not _divided(trial):  # it is read to the GPU piece by piece
+    assert trial.training is not None
+    piecewise = trial.device == "cuda" and quantized and not _divided(trial)  # read to the GPU piece by piece
+    if piecewise and trial.training.offload == "none":
         return 0
     try:
         with dry_load.quiet():
@@ -105,7 +107,7 @@ def predicted(trial: Trial, folder: str) -> int | None:
     except Exception:  # a model's code may do anything with tensors that have no values
         logging.getLogger("peftbench").exception("the training step cannot be traced")
         return None
-    return _on_host(trial, found, quantized)
+    return found.offloaded_bytes if piecewise else _on_host(trial, found, quantized)
 
 
 def _divided(trial: Trial) -> bool:
@@ -131,7 +133,8 @@ def _on_host(trial: Trial, found: Prediction, quantized: bool) -> int:
     on_cpu = trial.device != "cuda"
     step = sum(found.ranks) if found.ranks else found.needed_bytes
     if trial.devices is None or not _divided(trial):
-        return step if on_cpu else base * count  # each process reads it on the host, then moves it
+        # on a GPU each process reads it on the host, then moves it
+        return step if on_cpu else max(base * count, found.offloaded_bytes)
     shards = count * sum(found.categories.get(name, 0) for name in _WEIGHTS)
     state = count * sum(found.categories.get(name, 0) for name in _STATE)
     read = base * count if quantized else max(base, shards)  # shards add up to master weights in full fine-tuning
