@@ -82,9 +82,9 @@ def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def padded(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
-    """Return rows of token ids as (b, t), padded on the right, where nothing scored can see the padding."""
-    longest = max(map(len, rows))
+def padded(rows: Sequence[Sequence[int]], device: torch.device, least: int = 0) -> torch.Tensor:
+    """Return rows of token ids, (b, t) with t at least ``least``, padded on the right, where nothing scored sees it."""
+    longest = max(least, *map(len, rows))
     return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
 
 
@@ -131,15 +131,16 @@ def prove(model: Model, texts: Sequence[tuple[int, Text]]) -> None:
 def _pads(model: Model, longest: tuple[int, Text], shortest: tuple[int, Text]) -> bool:
     """Return whether texts of unequal length may share a batch: not if padding changes what comes before it.
 
-    In most families it cannot, as attention is causal. Some select what they attend to among all positions. If memory
-    runs out, they may not; with several processes the trial then ends.
+    In most families it cannot, as attention is causal. Some select what they attend to among all positions. The
+    shortest text is run by itself, once as it is and once padded to the length of the longest. If memory runs out, they
+    may not; with several processes the trial then ends.
     """
     if model.pads is None and model.batch_size > 1 and len(longest[1].ids) > len(shortest[1].ids):
         index, text = shortest
         model.pads = False
         try:
-            (alone, _), (beside, _) = (_run(model, batch)[index] for batch in ([shortest], [longest, shortest]))
-            close = abs(alone - beside) / len(text.scored) <= TOLERANCE[model.dtype]
+            (alone, _), (padding, _) = (_run(model, [shortest], to)[index] for to in (0, len(longest[1].ids) - 1))
+            close = abs(alone - padding) / len(text.scored) <= TOLERANCE[model.dtype]
             model.pads = model.agreement.reason(None if close else "padding changes what comes before it") is None
         except Exception as error:
             if not model.agreement.survives(error):
@@ -147,8 +148,8 @@ def _pads(model: Model, longest: tuple[int, Text], shortest: tuple[int, Text]) -
     return model.pads is not False
 
 
-def _run(model: Model, batch: Sequence[tuple[int, Text]]) -> dict[int, Answer]:
-    ids = padded([text.ids[:-1] for _, text in batch], model.device)
+def _run(model: Model, batch: Sequence[tuple[int, Text]], least: int = 0) -> dict[int, Answer]:
+    ids = padded([text.ids[:-1] for _, text in batch], model.device, least)
     logits = model.call(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]  # without virtual tokens
     places = [(row, i - 1, text.ids[i]) for row, (_, text) in enumerate(batch) for i in text.scored]
     found = iter(read(logits, places))

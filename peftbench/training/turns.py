@@ -121,7 +121,9 @@ def hold(model: Any, optimizer: Any, layers: frozenset[int]) -> None:
 
 
 def release(model: Any) -> None:
-    """Let all that trains in some turn be trainable, as before the first."""
+    """Let all that trains in some turn be trainable, as before the first; nothing happens for a model without turns."""
+    if of(model) is None:
+        return
     for parameter in filter(in_turns, model.parameters()):
         parameter.requires_grad_(True)
 

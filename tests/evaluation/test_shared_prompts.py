@@ -219,6 +219,14 @@ def test_seventy_seven_choices_run_the_prompt_once(tiny):
     assert gap(harness, examples) < 1e-5
 
 
+def test_whether_texts_may_be_padded_costs_one_row_of_the_shortest_and_one_of_the_longest(tiny):
+    base = method_cells.loaded(tiny, "base", "fp32")
+    texts = [likelihood.Text(tuple(range(3, 3 + length)), 1) for length in (9, 30, 12)]
+    harness = wrapped(base.model, base.tokenizer)
+    first, again = (tokens_of(base.model, lambda: harness.log_probabilities(texts)) for _ in range(2))
+    assert first - again == (9 - 1) + (30 - 1)
+
+
 def test_a_rest_of_a_single_token_is_prefill_and_not_decoding(tiny):
     base = method_cells.loaded(tiny, "base", "fp32")
     examples = [Example(prompt, "a", ("a", "b", "c")) for prompt in PROMPTS]
