@@ -15,7 +15,7 @@ from peftbench.commands import FAILED, default_settings, selection, sending
 from peftbench.errors import UserError
 from peftbench.measure import device
 from peftbench.records.devices import ranks
-from peftbench.results import remote
+from peftbench.results import cache, remote
 
 if TYPE_CHECKING:
     from peftbench.runner.executor.kinds import Executor
@@ -72,8 +72,19 @@ def command(suite: Suite, how: RunOptions) -> int:
         sys.stderr.flush()
         ending.show(found.folder, unfinished=any(s not in FINAL and s != Status.SKIPPED for s in found.statuses))
     elif suite.smoke and not found.failed:
-        print(f"next: {_command(replace(suite.options, smoke=False), with_only=True)}")
+        print(_after_smoke(replace(suite.options, smoke=False)))
     return FAILED if found.failed else 0
+
+
+def _after_smoke(options: SuiteOptions) -> str:
+    """Return the next command after a smoke run; if the suite itself cannot run here, first why not."""
+    from peftbench.commands import after_smoke, progress
+
+    command, problem = _command(options, with_only=True), after_smoke.problem(options)
+    if not problem:
+        return f"next: {command}"
+    said = f"the smoke run is fine, but the suite itself cannot run here yet: {problem}"
+    return f"{progress.wrapped(said)}\nnext: mend that, then {command.replace('run', 'plan', 1)}"
 
 
 def _folder(suite: Suite, how: RunOptions) -> Path:
@@ -158,6 +169,7 @@ def _run_stages(
         shares_budget=executor.shares_memory,
     )
     recorded = _command(loaded.options, with_only=True)
+    cache.keep_suite(folder, loaded.options.suite)
     planned = "" if loaded.smoke else f"{recorded.replace('run', 'plan', 1)} --time"
     failed, statuses = False, dict[str, int]()
     with sending.sender(how.results, out, how.keep_adapters) as sender:
@@ -237,7 +249,7 @@ def _run_prepared(
     if outcome.overhead_seconds is not None:
         what = "starting its process, reading data, attaching and saving"
         print(progress.wrapped(f"overhead: {outcome.overhead_seconds:.2f} s per trial (median), for {what}"), file=out)
-    for sentence in (*times.sentences(), *outcome.data):
+    for sentence in (*times.sentences(), *(outcome.data if planned else ())):
         print(progress.wrapped(sentence), file=out)
     failed = [result for result in outcome.failed if result.row.status != "skipped"]  # --budget asks for skipping
     if failed:

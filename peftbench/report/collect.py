@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,8 @@ import pandas as pd
 
 from peftbench.errors import UserError
 from peftbench.methods import METHODS, Method, method_of
-from peftbench.models.precision import PRECISIONS
 from peftbench.records import Status
+from peftbench.report import order
 from peftbench.results import learning_rate_search, seeds
 from peftbench.results.busy_machine import without_busy_times
 from peftbench.results.crossed_effects import outcomes
@@ -235,25 +235,15 @@ def read_json(text: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def random_weights(settings: Mapping[str, Any]) -> bool:
+    """Return whether a trial's settings say that its base model has random weights, so that nothing is scored."""
+    return bool((settings.get("base") or {}).get("random_weights"))
+
+
 def method_title(kind: str) -> str:
     """Return a method's title with its variant; its name if it is not in the table (its package is not installed)."""
     name, _, variant = kind.partition(" ")
     return " ".join(filter(None, (METHODS[name].title if name in METHODS else name, variant)))
-
-
-def method_order(name: str) -> int:
-    """Return a method's place in the table of methods, unknown ones last."""
-    return _place(METHODS)(name)
-
-
-def precision_order(name: str) -> int:
-    """Return a precision's place in the table of precisions, unknown ones last."""
-    return _place(PRECISIONS)(name)
-
-
-def _place(table: Mapping[str, Any]) -> Callable[[str], int]:
-    places = {name: place for place, name in enumerate(table)}
-    return lambda name: places.get(name, len(places))
 
 
 def from_tables(
@@ -278,16 +268,7 @@ def from_tables(
     rows = dict(_by_cell(newest))
     summaries = seeds.summarize(without_busy_times(newest))
     cells = [_cell(summary, rows[summary.base, summary.cell], several) for summary in summaries]
-    cells.sort(
-        key=lambda c: (
-            c.summary.base,
-            method_order(c.method),
-            c.kind,
-            c.rank or 0,
-            precision_order(c.precision),
-            c.name,
-        )
-    )
+    cells.sort(key=order.of_grid(grid.keys) if grid and grid.ladder else order.of_methods)
     return Results(newest, steps, examples, tasks, tuple(cells), len(trials) - len(newest), grid)
 
 
@@ -313,14 +294,18 @@ def _by_cell(trials: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFra
 
 
 def _tasks(trials: pd.DataFrame) -> tuple[str, ...]:
-    """Return the tasks of which a row has or should have a score, in the order of the settings."""
+    """Return the tasks of which a row has or should have a score, in the order of the settings.
+
+    With random weights no row should.
+    """
     suffix = "_standard_error"
     columns = [name for name in trials.columns if name.startswith("score_")]
     errors = {name + suffix for name in columns}
     found = [name.removeprefix("score_") for name in columns if name not in errors]
     wanted: list[str] = []
     for settings in trials["settings_json"].dropna().unique():
-        named = read_json(settings).get("evaluate")
+        found_settings = read_json(settings)
+        named = None if random_weights(found_settings) else found_settings.get("evaluate")
         wanted += [str(task) for task in named if task not in wanted] if isinstance(named, list) else []
     scored = [task for task in found if task in wanted or trials[f"score_{task}"].notna().any()]
     return tuple(sorted(scored, key=lambda task: wanted.index(task) if task in wanted else len(wanted)))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 
 from peftbench.methods import METHODS
-from peftbench.report.collect import Cell, Results, method_title
+from peftbench.report.collect import Cell, Results, method_title, read_json
 
 
 def display_names(cells: Sequence[Cell]) -> dict[str, str]:
@@ -28,10 +28,19 @@ def display_names(cells: Sequence[Cell]) -> dict[str, str]:
 
 
 def _display(cell: Cell, precisions: set[str]) -> str:
-    title = titled(cell.summary.cell, cell.method, cell.precision, precisions)
+    title = titled(_filled(cell), cell.method, cell.precision, precisions)
     if title is None:
         return cell.name  # a row that another program wrote
     return title if cell.name == cell.summary.cell else f"{title} on {cell.summary.base}"
+
+
+def _filled(cell: Cell) -> str:
+    """Return a cell's own name, with the value that its trials had where it says that a suite gave none."""
+    name = cell.summary.cell
+    if "=none" not in name or not cell.rows:
+        return name
+    training = read_json(cell.rows[0]["settings_json"]).get("train") or {}
+    return re.sub(r"(?<= )(\w+)=none(?= )", lambda match: f"{match[1]}={training.get(match[1]) or 'none'}", name)
 
 
 def titled(cell: str, method: str, precision: str, precisions: Set[str]) -> str | None:

@@ -30,7 +30,7 @@ _NAMES = ("data", "answer", "tips", "plot", "table", "trial", "sections", "anato
 SCRIPTS = tuple(f"page_{name}.js" for name in _NAMES)
 """The page's own scripts, in their order."""
 SECTIONS = (
-    ("ladder", "Ladder of memory"),
+    ("ladder", "Memory ladder: what each setting saves"),
     ("heat", "Rank by precision"),
     ("ledger", "Memory at the training peak"),
     ("curves", "Training loss"),

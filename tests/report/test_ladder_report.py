@@ -6,7 +6,7 @@ import importlib
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from peftbench import suite
 from peftbench.errors import UserError
 from peftbench.records import Category, Result
 from peftbench.report import collect, findings, page, render, table
+from peftbench.report.answer import text
 from peftbench.report.derived.ladder import ladder
 from peftbench.report.figures import canvas
+from peftbench.report.names import display_names
+from peftbench.results.answer.decision import Question
 from peftbench.results.store import record_grid, recorded_grid
 from peftbench.suite import trial_key
 from peftbench.suite.expand import expand
@@ -156,20 +159,20 @@ def test_the_tables_say_bytes_changes_speed_and_score(made) -> None:
     assert found["change of the peak (%)"] == "-30"
     assert found["speed (tokens/s)"] == "800 (x 0.80)"
     assert found["judge (%)"] == "90.0 (+0.0)"
-    text = table(folder, "text")
-    assert "From the first to the last row: 500.0 MiB to 153.0 MiB, -69 % of the peak." in text.replace("\n", " ")
-    assert "-150.0" in next(line for line in text.splitlines() if "adamw → adamw_8bit" in line)
+    shown = table(folder, "text")
+    assert "first to the last row: the peak goes from 500.0 MiB to 153.0 MiB (-69 %)." in shown.replace("\n", " ")
+    assert "-150.0" in next(line for line in shown.splitlines() if "adamw → adamw_8bit" in line)
 
 
-def test_what_operators_hold_inside_themselves_is_told(made) -> None:
+def test_workspaces_of_operators_are_told(made) -> None:
     held = result("full small fp32", sizes=(1, 1, 1), peak_unexplained_bytes=96 * MIB)
     folder = made(ROWS[0], held, *ROWS[2:])
-    text = table(folder, "md")
-    head, second = (next(line for line in text.splitlines() if line.startswith(start)) for start in ("| row", "| 2 |"))
+    shown = table(folder, "md")
+    head, second = (next(line for line in shown.splitlines() if line.startswith(start)) for start in ("| row", "| 2 |"))
     cells = dict(zip(head.split("|"), second.split("|"), strict=True))
-    assert cells[" held inside operators (MiB) "].strip() == "+96.0"
-    assert "Row 2: an operator took memory inside itself" in text
-    assert "inside operators" not in table(made(*ROWS), "md")
+    assert cells[" operator workspaces (MiB) "].strip() == "96.0"
+    assert "Row 2: an operator allocated a workspace" in shown
+    assert "workspace" not in table(made(*ROWS), "md")
 
 
 def test_without_the_key_there_is_no_ladder(made) -> None:
@@ -263,4 +266,44 @@ def test_the_ladder_is_open_on_the_page_and_fits_a_phone(made, tmp_path: Path) -
         opened.wait_for_selector(drawn, timeout=chromium.PATIENCE)
         assert opened.locator("details[data-section=ladder] table").count() == 1
         assert opened.locator("details[data-section=ladder] .trouble").count() == 0
+        assert opened.troubles == []
+
+
+def _unscored() -> list[Result]:
+    """Rows of a base model with random weights, named so that their order in the alphabet is another."""
+    names = ("full plain fp32", "full micro_batch_size=none fp32", "full eight fp32")
+    random = {"base": {"random_weights": True}, "evaluate": ["judge"]}
+    found = []
+    for name, size in zip(names, (200, 100, 50), strict=True):
+        one = result(name, sizes=(1, size, 1), train={"micro_batch_size": 32}, scores={})
+        settings = json.loads(one.row.settings_json) | random
+        found.append(replace(one, row=replace(one.row, settings_json=json.dumps(settings))))
+    return found
+
+
+def test_what_random_weights_were_not_scored_on_is_no_task_and_the_answer_says_why(made) -> None:
+    results = collect.collect(made(*_unscored()))
+    assert results.tasks == ()
+    assert [cell.name for cell in results.cells] == [each.row.cell for each in _unscored()], "the order of the suite"
+    assert list(display_names(results.cells).values())[1] == "full fine-tuning micro_batch_size=32"
+    assert text(results, Question()) == "No answer: nothing was scored, as the base model has random weights.\n"
+
+
+@pytest.mark.browser
+def test_the_page_of_a_ladder_without_scores_begins_with_it(made, tmp_path: Path) -> None:
+    address = render(made(*_unscored()), tmp_path / "page.html").as_uri()
+    with chromium.started() as browser:
+        opened = chromium.opened(browser, address, width=1280)
+        opened.wait_for_selector("details[data-section=ladder][open] canvas", timeout=chromium.PATIENCE)
+        sections = opened.locator("main > section")
+        assert sections.nth(1).get_attribute("aria-label") == "ladder of memory"
+        assert not opened.is_visible("#plot")
+        assert not opened.is_visible("#within")
+        heads = opened.locator("#table thead th").all_text_contents()
+        assert not any(head.startswith(("score", "within")) for head in heads)
+        assert opened.locator("#table tbody td:first-child").all_text_contents() == [
+            "full fine-tuning plain",
+            "full fine-tuning micro_batch_size=32",
+            "full fine-tuning eight",
+        ]
         assert opened.troubles == []

@@ -16,6 +16,7 @@ from peftbench.records.failures import without_paths
 from peftbench.report import page, render
 from peftbench.report.collect import collect
 from peftbench.report.derived import commands
+from peftbench.results import cache
 from peftbench.results.store import recorded_grid
 from peftbench.suite.records import SuiteOptions
 from tests.support.answer_cases import folder, trials
@@ -79,6 +80,24 @@ def test_a_suite_is_found_from_the_folder_of_the_report(here: Path, monkeypatch:
     assert commands.whole(collect(place)) == "peftbench run here/suites/quickstart.yaml -o here/results/quickstart"
     suite.unlink()
     assert commands.whole(collect(place)) == "peftbench run suites/quickstart.yaml -o here/results/quickstart"
+
+
+def test_a_suite_that_lies_elsewhere_is_named_with_the_folder_of_the_run(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows do not have that folder; this machine remembers it, for a file of that name alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    suite = tmp_path / "far" / "mine.yaml"
+    suite.parent.mkdir()
+    suite.write_text("")
+    results = collect(made(Path("results/mine"), "peftbench run mine.yaml"))
+    assert " mine.yaml" in commands.whole(results)
+    cache.keep_suite(Path("results/mine"), str(suite))
+    assert commands.whole(results).startswith(f"peftbench run {suite} ")
+    suite.rename(suite.with_name("other.yaml"))
+    assert " mine.yaml" in commands.whole(results), "it is not there any more"
+    cache.keep_suite(Path("results/mine"), str(suite.with_name("other.yaml")))
+    assert " mine.yaml" in commands.whole(results), "the folder has another suite by now"
 
 
 def test_seeds_that_were_listed_are_kept_and_others_added(here: Path) -> None:

@@ -204,7 +204,8 @@ def test_one_cell_that_gains_is_enough_for_an_answer():
 def test_single_seeds_and_missing_outcomes_are_said():
     single = near(candidate("one", first(0.8)), candidate("two", first(0.8)))
     assert (single.status, single.refusal) == ("refused", "single seed")
-    assert near(candidate("one", None)).refusal == "no outcomes"
+    assert near(candidate("one", None)).refusal == "no scores"
+    assert near(dataclasses.replace(candidate("one", None), score=0.8)).refusal == "no outcomes"
     assert near().refusal == "no tuned cell"
     some = near(candidate("one", ALIKE), candidate("two", first(0.9)), candidate("three", None))
     assert some.judged == ("one",)

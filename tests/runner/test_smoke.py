@@ -148,7 +148,10 @@ def test_run_smoke_uses_its_own_folder_can_be_repeated_and_prints_its_changes(fo
     assert cli.main(["run", *command]) == 0
     printed = capsys.readouterr()
     assert "note: smoke mode: 2 steps of 2 examples on nano" in printed.err
-    assert printed.out.splitlines()[-1].startswith(f"next: peftbench run {foreign.name} --only method=prompt_tuning")
+    assert "the smoke run is fine, but the suite itself cannot run here yet: " in printed.out
+    assert printed.out.splitlines()[-1].startswith(
+        f"next: mend that, then peftbench plan {foreign.name} --only method="
+    )
     (row,) = read_trials(tmp_path / "results" / "foreign-smoke").to_dict("records")
     assert (row["suite"], row["base"], row["status"], row["rank"]) == ("foreign-smoke", "nano", "ok", 128)
     assert 0 <= row["score_mine"] <= 1
@@ -166,6 +169,23 @@ def test_run_smoke_uses_its_own_folder_can_be_repeated_and_prints_its_changes(fo
 def test_without_smoke_mode_the_same_suite_is_refused(foreign, capsys):
     assert cli.main(["plan", str(foreign)]) == 2
     assert "the environment variable WHERE is not set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("column", "end"), [("txt", "next: mend that, then peftbench plan"), ("text", "next: peftbench run")]
+)
+def test_a_smoke_run_ends_with_what_is_wrong_with_the_suites_own_data(column, end, tmp_path, monkeypatch, capsys):
+    (tmp_path / "data.csv").write_text("text,label\n" + "".join(f"sentence {i},{i % 2}\n" for i in range(20)))
+    task = f"{{kind: choice, train: data.csv, test: data.csv, prompt: '{{{{ {column} }}}}', target: '{{{{ label }}}}'"
+    (tmp_path / "mine.yaml").write_text(
+        f"base: nano\ntasks: {{own: {task}, choices: ['0', '1']}}}}\ntrain: {{steps: 2}}\nmethods: [lora]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(local, "run", trials.in_this_process)
+    assert cli.main(["run", "mine.yaml", "--smoke"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1].startswith(end)
+    assert ("'txt' is undefined" in " ".join(printed.split())) == (column == "txt")
 
 
 def test_a_smoke_trial_that_fails_fails_the_command(foreign, tmp_path, monkeypatch, capsys):

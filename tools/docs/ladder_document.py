@@ -26,7 +26,7 @@ def run() -> str:
     large, mixture = ladder.BASES["32k"], ladder.BASES["experts"]
     return (
         f"Steps of {ladder.EXAMPLES} examples in one forward pass, of {ladder.TOKENS - 16} to "
-        f"{ladder.TOKENS} tokens, the last {ladder.ANSWER} of which bear loss; AdamW; one thread. `32k` is a Llama "
+        f"{ladder.TOKENS} tokens, with the last {ladder.ANSWER} in the loss; AdamW; one thread. `32k` is a Llama "
         f"with random weights, a vocabulary of {large['vocab_size']:,}, a width of {large['hidden_size']} and "
         f"{large['num_hidden_layers']} layers, whose head is tied to its embedding; `experts` is a Mixtral "
         f"with a vocabulary of {mixture['vocab_size']:,}, and as wide and deep, with "
@@ -94,10 +94,10 @@ def _mostly(row: Row) -> str:
 
 def _loss(row: Row) -> str:
     if AXES[row.axis].other_loss:
-        return "another"
+        return "differs"
     if row.loss_difference <= _EQUAL:
         return "equal" if row.loss_difference == 0 else "equal to rounding"
-    return f"within {row.loss_difference:.0e}"
+    return f"differs by up to {row.loss_difference:.0e}"
 
 
 def exact() -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from peftbench.errors import UserError, unknown
-from peftbench.report.collect import MEAN, Cell, Results, read_json
+from peftbench.report.collect import MEAN, Cell, Results, random_weights, read_json
 from peftbench.report.derived import commands, inference
 from peftbench.report.derived.attempts import Attempts
 from peftbench.report.derived.inference import Measured, Ratio
@@ -81,6 +81,8 @@ class Answer:
     """Display names of cells by their own."""
     imported: bool = False
     """Whether the rows are another benchmark's, so that no advice on settings of peftbench applies."""
+    random_weights: bool = False
+    """Whether every trial's base model has random weights, so that nothing is scored."""
 
 
 def answer(results: Results, question: Question | None = None) -> Answer:
@@ -128,6 +130,7 @@ def answer(results: Results, question: Question | None = None) -> Answer:
         finish_first,
         {**display_names(results.cells), **{name: cell.title for name, cell in lacking.items()}},
         results.imported,
+        all(random_weights(read_json(text)) for text in results.trials["settings_json"].dropna().unique()),
     )
 
 

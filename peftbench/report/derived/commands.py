@@ -14,6 +14,7 @@ import shlex
 from pathlib import Path
 
 from peftbench.report.collect import Results, read_json
+from peftbench.results import cache
 
 _SELECTING = ("--only", "--seeds")
 """Options of ``run`` that select trials, each with a value."""
@@ -81,11 +82,16 @@ def _words(results: Results) -> list[str]:
 
 
 def _suite(given: str, folder: Path) -> str:
-    """Return the path of a suite that was given in another folder, by looking in those above the results."""
+    """Return the path of a suite that was given in another folder, or without its folder.
+
+    It is looked for in the folders above the results, then in what this machine remembers of the run.
+    """
     if Path(given).is_absolute() or Path(given).exists() or not given.endswith((".yaml", ".yml")):
         return given
     above = (parent / given for parent in folder.absolute().parents)
     found = next((path for path in above if path.is_file()), None)
+    if found is None and (known := cache.suite_of(folder)) and known.name == Path(given).name:
+        found = known
     return given if found is None else place(found)
 
 

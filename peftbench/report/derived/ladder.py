@@ -77,7 +77,7 @@ class Rung:
 
 
 def inside(rung: Rung) -> bool:
-    """Whether operators held more than a hundredth of the peak inside themselves, which no category has."""
+    """Whether operators had workspaces of more than a hundredth of the peak, which no category has."""
     held, peak = rung.value("peak_unexplained_bytes"), rung.value("peak_train_bytes")
     return held is not None and peak is not None and held > peak / 100
 

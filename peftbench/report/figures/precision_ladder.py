@@ -6,10 +6,11 @@ from collections import defaultdict
 from typing import Any
 
 from peftbench.records import units
-from peftbench.report.collect import Cell, Results, precision_order
+from peftbench.report.collect import Cell, Results
 from peftbench.report.figures import canvas, curves
 from peftbench.report.figures.canvas import Plan
 from peftbench.report.figures.curves import Line
+from peftbench.report.order import precision_order
 
 _SAME = {"qlora": "lora"}
 """Methods that are another one at other precisions."""

@@ -7,10 +7,11 @@ from collections import defaultdict
 from functools import partial
 from typing import Any
 
-from peftbench.report.collect import Cell, Results, precision_order
+from peftbench.report.collect import Cell, Results
 from peftbench.report.figures import canvas, curves
 from peftbench.report.figures.canvas import Plan
 from peftbench.report.figures.curves import Line
+from peftbench.report.order import precision_order
 
 
 def plan(results: Results) -> Plan | str:

@@ -292,7 +292,7 @@ def _refused(found: Answer) -> Iterator[str]:
         return
     if refusal in ("all zero", "not above base", "not above majority", "not above chance"):
         yield "More steps (train.steps) or a search of learning rates (learning_rate: search) may change that."
-    if refusal not in ("no outcomes", "smoke run", "all zero"):
+    if refusal not in ("no scores", "no outcomes", "smoke run", "all zero"):
         yield from _missing(found)
     if refusal == "single seed":
         ends = ":" if found.command and not found.finish_first else "."
@@ -312,6 +312,7 @@ def _reason(found: Answer, refusal: Refusal) -> str:
         return f"nothing is better than {what} beyond noise{_on(found)}{top}; {kind}: {level})"
     return {
         "no tuned cell": "no tuned cell has a finished trial",
+        "no scores": f"nothing was scored{', as the base model has random weights' * found.random_weights}",
         "no outcomes": "the outcomes of single examples cannot be used "
         f"({'; '.join(dict.fromkeys(found.decision.left_out.values()))}), so what new examples would give is not known",
         "single seed": "no cell has more than one finished seed, so what another seed would give is not known",

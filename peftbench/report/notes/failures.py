@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from peftbench.records import Status
 from peftbench.records.wording import agreeing, plural
-from peftbench.report.collect import Cell, Results, precision_order
+from peftbench.report.collect import Cell, Results
+from peftbench.report.order import precision_order
 
 
 def missing(results: Results) -> Iterable[str]:

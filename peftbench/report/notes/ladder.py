@@ -12,22 +12,36 @@ from peftbench.report.derived.ladder import Rung, inside
 _PEAK = "peak_train_bytes"
 
 
-def notes(results: Results, rungs: Sequence[Rung]) -> Iterator[str]:
-    """Yield what the rows are, what they save together, and which of them others are not compared with."""
+def saved(results: Results, rungs: Sequence[Rung]) -> str:
+    """Return what all savings together do to the peak; empty where rows are not one chain on one base model."""
+    known = [rung for rung in rungs if rung.value(_PEAK) is not None]
+    chain = results.grid is not None and results.grid.ladder == "previous"
+    if not chain or len({rung.cell.summary.base for rung in known if rung.cell}) != 1 or len(known) < 2:
+        return ""
+    first, last = (rung.value(_PEAK) or 0 for rung in (known[0], known[-1]))
+    return (
+        f"All savings together, from the first to the last row: the peak goes from {memory(first)} to {memory(last)} "
+        f"({100 * (last / first - 1):+.0f} %)."
+    )
+
+
+def notes(results: Results, rungs: Sequence[Rung], unit: str = "") -> Iterator[str]:
+    """Yield what the rows are, what they save together, and which of them others are not compared with.
+
+    Args:
+        results: what is reported.
+        rungs: the rows.
+        unit: " in MiB" where the heads of the table have no unit.
+    """
     previous = results.grid is not None and results.grid.ladder == "previous"
     which = "the row above it" if previous else "the first row"
+    at = f"Memory{unit} at the peak of a training step, by category."
     yield (
-        f"Peak of a training step by category, each row beside {which}: the value, and how much more it is (in the "
-        "terminal's table the first row has values, the others changes). Each peak is of its own moment of a step: "
-        "when the highest moment becomes lower, another one is the peak, and a category may grow."
+        f"{at} A number with a sign is the change from {which}. The peak is the highest moment of a step: once that is "
+        "lowered, another moment is the peak, at which some categories may be larger."
     )
-    known = [rung for rung in rungs if rung.value(_PEAK) is not None]
-    if previous and len({rung.cell.summary.base for rung in known if rung.cell}) == 1 and len(known) > 1:
-        first, last = (rung.value(_PEAK) or 0 for rung in (known[0], known[-1]))
-        yield (
-            f"From the first to the last row: {memory(first)} to {memory(last)}, {100 * (last / first - 1):+.0f} % of "
-            "the peak."
-        )
+    if whole := saved(results, rungs):
+        yield whole
     for number, (above, rung) in enumerate(itertools.pairwise(rungs), 2):
         begins = rung.beside is None and rung.value(_PEAK) is not None
         if begins and above.beside is None and above.value(_PEAK) is None:
@@ -41,9 +55,9 @@ def notes(results: Results, rungs: Sequence[Rung]) -> Iterator[str]:
     held = [str(number) for number, rung in enumerate(rungs, 1) if inside(rung)]
     if held:
         yield (
-            f"Row{'s' * (len(held) > 1)} {', '.join(held)}: an operator took memory inside itself and freed it again. "
-            "The allocator's peak of the step is higher by what is held inside operators; peak, saving and prediction "
-            "do not have it."
+            f"Row{'s' * (len(held) > 1)} {', '.join(held)}: an operator allocated a workspace and freed it before it "
+            "returned. The allocator's peak is higher by these operator workspaces, which the other columns do not "
+            "include."
         )
     if any(rung.value(_PEAK) is not None and rung.value("tokens_per_second") is None for rung in rungs):
         yield "No speed: fewer than three steady steps, or the machine was busy with something else."

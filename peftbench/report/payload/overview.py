@@ -81,7 +81,7 @@ def _data(results: Results) -> str:
     for task in results.tasks:
         examples = results.score_record(task).get("examples")
         each.append(f"{task} ({examples:,})" if isinstance(examples, int) else task)
-    return abridged(each, 4) or "no task scored"
+    return abridged(each, 4) or "nothing scored"
 
 
 def _device(results: Results) -> str:

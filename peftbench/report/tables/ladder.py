@@ -89,11 +89,11 @@ def _predicted(unit: Unit) -> _Pair:
 def _inside(unit: Unit) -> _Pair:
     def fill(rung: Rung) -> Value:
         value = rung.value("peak_unexplained_bytes")
-        text = fmt.MISSING if value is None else _signed(value, unit)
-        return Value(text, (value,))
+        nothing = value is not None and -unit.size / 20 < value <= 0  # the allocator and the ledger round differently
+        return Value("0" if nothing else _size(value, unit), (value,))
 
-    head = f"inside\n{unit.name}"
-    return Column("held inside operators", unit.name, ("peak_unexplained_bytes",), head), fill
+    head = f"workspace\n{unit.name}"
+    return Column("operator workspaces", unit.name, ("peak_unexplained_bytes",), head), fill
 
 
 def _saved() -> _Pair:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peftbench.records import units as fmt
-from peftbench.report.collect import MEAN, Cell, Results, method_title, precision_order
+from peftbench.report.collect import MEAN, Cell, Results, method_title
 from peftbench.report.derived.significance import Significance, significance
 from peftbench.report.notes import rank_tables as notes
+from peftbench.report.order import precision_order
 
 
 @dataclass(frozen=True)

@@ -170,11 +170,11 @@ const otherWords = () => {
   return [...words.filter(Boolean).reduce((kept, sentence) => (counted([...kept, sentence, ...q.finish]) <= MOST_WORDS ? [...kept, sentence] : kept), []), ...q.finish];
 };
 const isDefault = () => Number(state.within) === scoreOf().answer.within && limits().every((limit) => limit === null);
-/* Sentences with the names of cells as buttons that open them. */
+/* Sentences with the names of cells as buttons that open them; a cell that has not run has nothing to open. */
 const linked = (text) => {
-  const names = [...CELLS.name].sort((a, b) => b.length - a.length).map((name) => name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  const names = [...CELLS.name, ...NOT_RUN.name].sort((a, b) => b.length - a.length).map((name) => name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
   const found = new RegExp(`(?<![\\w.=-])(${names.join("|")})(?![\\w=+-])`, "g");
-  return text.split(found).map((piece, i) => (i % 2 ? element("button", { type: "button", class: "link", onclick: () => openCell(CELLS.name.indexOf(piece)) }, piece) : piece));
+  return text.split(found).map((piece, i) => (i % 2 && CELLS.name.includes(piece) ? element("button", { type: "button", class: "link", onclick: () => openCell(CELLS.name.indexOf(piece)) }, piece) : piece));
 };
 /* The command that answers the same question, and says how many seeds would decide it. */
 const asked = () => {
@@ -201,6 +201,7 @@ const bindAnswer = () => {
   const task = byId("task");
   DATA.scores.forEach((score, i) => task.append(element("option", { value: String(i) }, score.task)));
   task.closest("label").hidden = DATA.scores.length < 2;
+  task.closest(".tools").hidden = !SCORED;
   const inputs = { within: byId("within"), budget: byId("budget"), time: byId("time"), task };
   const fill = () => {
     for (const [name, input] of Object.entries(inputs)) if (input.value !== state[name]) { input.value = state[name]; input.setAttribute("aria-invalid", "false"); }

@@ -113,6 +113,9 @@ const indexed = async (name, trial) => {
   return all.names.map((title, i) => [title, set[i] < 0 ? null : all.values[i][set[i]]]);
 };
 
+/* Whether any cell has a score: without one there is nothing to rank by, and cells stand in the order of the results. */
+const SCORED = DATA.scores.some(({ mean }) => mean.some((value) => typeof value === "number"));
+
 /* What a reader chose. It is in the address, so that a link shows the same. */
 const DEFAULT_COLUMNS = ["peak_train_bytes", "peak_run_reserved_bytes", "train_seconds", "tokens_per_second", "forgetting", "decode_over_base"];
 const ALL_COSTS = [
@@ -126,7 +129,7 @@ for (const { columns } of EVERY) for (const each of columns) if (!(EVERY_COLUMNS
 const EVERY_COSTS = ALL_COSTS.filter(([name]) => EVERY_COLUMNS.has(name));
 const DEFAULTS = {
   within: "2", budget: "", time: "", task: "0", cost: COSTS[0]?.[0] ?? "", columns: DEFAULT_COLUMNS.filter((n) => COLUMNS.has(n)).join(","),
-  sort: "score,desc", search: "", method: "", rank: "", precision: "", base: "", open: "", results: "0",
+  sort: SCORED ? "score,desc" : "", search: "", method: "", rank: "", precision: "", base: "", open: "", results: "0",
   folder: "", find: "", order: "score,desc", over: EVERY_COSTS[0]?.[0] ?? "",
 };
 const state = { ...DEFAULTS };

@@ -100,7 +100,8 @@ const drawEvery = () => {
     const notes = [groupWords(panel.group).notes.find((text) => text === TOGETHER.reasons[panel.group]), panel.alone ? `Kept separate: ${TOGETHER.why[state.over]}.` : ""].filter(Boolean);
     into.append(element("div", { class: "panel" }, element("h3", {}, names), ...notes.map((text) => element("p", { class: "quiet" }, text)), holder));
     panel.draw = () => {
-      const view = plot(holder, chartSpec({ rows, cost: EVERY_COLUMNS.get(state.over), lines: panelLines(panel, rows), budget: [], yTitle: `score on ${task} (%)`, wide: holder.clientWidth, high: 300, brush: false, tooltip: "lines" }));
+      const view = plot(holder, chartSpec({ rows, cost: EVERY_COLUMNS.get(state.over), lines: panelLines(panel, rows), budget: [], yTitle: `score on ${task} (%)`, high: 300, brush: false, tooltip: "lines" }));
+      nameFront(view, rows);
       view.addEventListener("click", (_, item) => { if (item?.datum?.cell !== undefined && item.mark.marktype === "symbol") openIn(EVERY_ROWS[item.datum.cell]); });
     };
   }

@@ -80,39 +80,43 @@ const readable = (lines, rows) => {
     return above;
   });
 };
-/* Where the name of a cell on the front may stand: where it covers neither another name nor a mark; else nowhere. */
+/* Where the name of a cell on the front may stand: where it covers no other name, mark or interval, if it can not the line either; else nowhere. */
 const PLACEMENTS = [
   { align: "left", dx: 10, dy: 12 }, { align: "left", dx: 10, dy: -12 }, { align: "right", dx: -10, dy: -12 }, { align: "right", dx: -10, dy: 12 },
-  { align: "left", dx: 10, dy: 27 }, { align: "right", dx: -10, dy: -27 },
+  { align: "left", dx: 10, dy: 27 }, { align: "right", dx: -10, dy: -27 }, { align: "left", dx: 10, dy: -27 }, { align: "right", dx: -10, dy: 27 },
 ];
-const placed = (front, rows, log, width, height) => {
-  const scale = (of, size) => {
-    const values = rows.map(of);
-    const [low, high] = [Math.min(...values), Math.max(...values)];
-    return (row) => 24 + (size - 48) * (of(row) - low) / (high - low || 1);
-  };
-  const [x, y] = [scale((row) => (log ? Math.log(row.x) : row.x), width), scale((row) => -row.y, height)];
-  const taken = rows.map((row) => [x(row) - 7, y(row) - 7, x(row) + 7, y(row) + 7]);
+const crosses = (one, other) => one[0] < other[2] && one[2] > other[0] && one[1] < other[3] && one[3] > other[1];
+const placed = (view, rows) => {
+  const [x, y, width, height] = [view.scale("x"), view.scale("y"), view.width(), view.height()];
+  const around = (left, top, right, bottom, by) => [Math.min(left, right) - by, Math.min(top, bottom) - by, Math.max(left, right) + by, Math.max(top, bottom) + by];
+  const taken = rows.map((row) => around(x(row.x), y(row.y), x(row.x), y(row.y), 7));
+  const front = frontOf(rows);
+  const steps = front.slice(1).flatMap((row, i) => [around(x(front[i].x), y(front[i].y), x(row.x), y(front[i].y), 1), around(x(row.x), y(front[i].y), x(row.x), y(row.y), 1)]);
+  const intervals = rows.map((row) => around(x(row.x), y(row.low), x(row.x), y(row.high), 2));
   const found = new Map();
   for (const row of front) {
     const long = 6.6 * row.name.length;
-    for (const place of PLACEMENTS) {
-      const left = place.align === "left" ? x(row) + place.dx : x(row) + place.dx - long;
-      const box = [left, y(row) + place.dy - 8, left + long, y(row) + place.dy + 8];
-      if (box[0] < 0 || box[2] > width || taken.some((o) => box[0] < o[2] && box[2] > o[0] && box[1] < o[3] && box[3] > o[1])) continue;
-      taken.push(box);
-      found.set(row.cell, place);
-      break;
-    }
+    const boxes = PLACEMENTS.map(({ align, dx, dy }) => { const left = x(row.x) + dx - (align === "left" ? 0 : long); return [left, y(row.y) + dy - 8, left + long, y(row.y) + dy + 8]; });
+    const free = (box) => box[0] >= 0 && box[2] <= width && box[1] >= 0 && box[3] <= height && ![...taken, ...intervals].some((other) => crosses(box, other));
+    const clear = boxes.findIndex((box) => free(box) && !steps.some((other) => crosses(box, other)));
+    const place = clear >= 0 ? clear : boxes.findIndex(free);
+    if (place < 0) continue;
+    taken.push(boxes[place]);
+    found.set(row.cell, place);
   }
   return found;
 };
+/* Write the names of the cells on the front, once it is known where everything else is. */
+const nameFront = (view, rows) => view.runAsync().then(() => {
+  const named = placed(view, rows);
+  PLACEMENTS.forEach((_, place) => view.change(`names-${place}`, vega.changeset().remove(vega.truthy).insert(frontOf(rows).filter((row) => named.get(row.cell) === place))));
+  return view.runAsync();
+});
 /* Marks with intervals, their front with names, horizontal lines and a budget. Rows have x, y, low, high, color, fill, shape, shown, name and a number of their own as cell. */
-const chartSpec = ({ rows, cost, lines, budget, yTitle, wide, high, brush, tooltip = "name" }) => {
+const chartSpec = ({ rows, cost, lines, budget, yTitle, high, brush, tooltip = "name" }) => {
   const xs = rows.map((row) => row.x);
   const log = Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 20;
   const front = frontOf(rows);
-  const named = placed(front, rows, log, wide - 60, high);
   const title = cost.name === "trainable_parameters" ? cost.title : cost.head;
   const xAxis = { title, format: log || cost.name === "trainable_parameters" ? "~s" : ",~r", tickCount: 8, labelOverlap: true, grid: true };
   const x = { field: "x", type: "quantitative", scale: log ? { type: "log", nice: false, padding: 24 } : { zero: false, padding: 24 }, axis: xAxis };
@@ -134,9 +138,9 @@ const chartSpec = ({ rows, cost, lines, budget, yTitle, wide, high, brush, toolt
           x, y, ...raw, shape: { field: "shape", type: "nominal", scale: null }, fill: { field: "fill", type: "nominal", scale: null }, tooltip: { field: tooltip },
         },
       },
-      ...PLACEMENTS.map((place) => ({ data: { values: front.filter((row) => named.get(row.cell) === place) }, mark: { type: "text", align: place.align, baseline: "middle", dx: place.dx, dy: place.dy, fontSize: 12 }, encoding: { x, y, text: { field: "name" } } })),
+      ...PLACEMENTS.map((place, i) => ({ data: { name: `names-${i}` }, mark: { type: "text", align: place.align, baseline: "middle", dx: place.dx, dy: place.dy, fontSize: 12 }, encoding: { x, y, text: { field: "name" } } })),
     ],
-    datasets: { cells: rows },
+    datasets: { cells: rows, ...Object.fromEntries(PLACEMENTS.map((_, i) => [`names-${i}`, []])) },
   };
 };
 const plotSpec = (rows) => {
@@ -147,7 +151,7 @@ const plotSpec = (rows) => {
   const memory = reserve === null ? null : memoryOf(state.budget);
   const most = state.cost === "peak_train_bytes" ? memory && Math.max(0, memory - reserve) : state.cost === "train_seconds" ? timeOf(state.time) : null;
   const budget = most ? [{ x: most / cost.size, name: reserve && state.cost === "peak_train_bytes" ? "budget less a GPU's reserve" : "budget" }] : [];
-  return chartSpec({ rows, cost, lines, budget, yTitle: `score on ${score.task} (%)`, wide: byId("plot").clientWidth, high: 330, brush: true });
+  return chartSpec({ rows, cost, lines, budget, yTitle: `score on ${score.task} (%)`, high: 330, brush: true });
 };
 
 let shownCells = null; /* cells of the table's rows that pass its filters; null for all */
@@ -158,6 +162,7 @@ const drawPlot = () => {
   brushed = null;
   if (!rows.length) { byId("plot").replaceChildren(); return; }
   const view = plot(byId("plot"), plotSpec(rows));
+  nameFront(view, rows);
   const clear = byId("clear-brush");
   clear.hidden = true;
   view.addSignalListener("brush", (_, value) => {
@@ -208,6 +213,7 @@ const outline = (shape) => {
   return "M5.2,0A5.2,5.2,0,1,1,-5.2,0A5.2,5.2,0,1,1,5.2,0Z";
 };
 const bindPlot = () => {
+  byId("plot").closest("section").hidden = !SCORED;
   const cost = byId("cost");
   COSTS.forEach(([name, title]) => cost.append(element("option", { value: name }, title)));
   cost.value = state.cost;

@@ -84,27 +84,35 @@ const SECTIONS = {
     stacked(into, DATA.memory.map((c) => ({ title: c.title, color: c.color, of: (cell) => column(c.name, cell) })), "memory at the training peak", size?.unit ?? "B", size?.size ?? 1);
   },
   ladder: (into) => {
-    const { bars, heads, rows, notes, unit, size } = DATA.ladder;
+    const { bars, lead, heads, rows, notes, unit, size } = DATA.ladder;
+    const narrow = innerWidth < 700;
     const used = DATA.memory.map((part, place) => ({ ...part, place })).filter(({ place }) => bars.some((bar) => bar.parts[place]));
     const saved = "reduction";
     const values = bars.flatMap(({ label, parts, saved: less }, order) => [...used.map(({ title, place }) => ({ label, order, place, part: title, value: parts[place] / size })), ...(less ? [{ label, order, place: 99, part: saved, value: less / size }] : [])]);
     const ends = bars.map(({ label, parts, saved: less, text }) => ({ label, text, end: parts.reduce((sum, part) => sum + part, 0) / size }));
-    const y = { field: "label", type: "nominal", sort: bars.map(({ label }) => label), axis: { title: null, labelLimit: innerWidth < 700 ? 150 : 300, ticks: false } };
+    /* on a phone a row's label stands above its bar, where there is room for all of it */
+    const y = { field: "label", type: "nominal", sort: bars.map(({ label }) => label), axis: { title: null, labels: !narrow, labelLimit: 420, ticks: false } };
+    const x = { field: "value", type: "quantitative", axis: { title: `${narrow ? "" : "memory at the "}training peak (${unit})`, tickCount: narrow ? 3 : 6, format: ",~f" }, scale: { domainMax: (narrow ? 1.3 : 1.12) * Math.max(...ends.map(({ end }) => end)) } };
+    const written = { type: "text", align: "left", fontSize: 12, color: ink("--ink") };
     plot(holderOf(into), {
-      width: "container", height: { step: 26 },
+      width: "container", height: { step: narrow ? 42 : 26 },
       layer: [
         {
-          data: { values }, mark: { type: "bar", stroke: ink("--paper"), strokeWidth: 1, tooltip: { content: "encoding" } },
+          data: { values }, mark: { type: "bar", ...(narrow ? { height: 16, yOffset: 7 } : {}), stroke: ink("--paper"), strokeWidth: 1, tooltip: { content: "encoding" } },
           encoding: {
-            y, x: { field: "value", type: "quantitative", axis: { title: `${innerWidth < 700 ? "" : "memory at the "}training peak (${unit})`, tickCount: innerWidth < 700 ? 3 : 6, format: ",~f" }, scale: { domainMax: (innerWidth < 700 ? 1.45 : 1.12) * Math.max(...ends.map(({ end }) => end)) } },
-            color: { field: "part", type: "nominal", scale: { domain: [...used.map((part) => part.title), saved], range: [...used.map((part) => part.color), ink("--rule")] }, legend: { orient: "top", title: null, columns: innerWidth < 700 ? 1 : 5 } },
+            y, x, color: { field: "part", type: "nominal", scale: { domain: [...used.map((part) => part.title), saved], range: [...used.map((part) => part.color), ink("--rule")] }, legend: { orient: "top", title: null, columns: narrow ? 2 : 5 } },
             order: { field: "place" }, tooltip: [{ field: "label", title: "row" }, { field: "part" }, { field: "value", format: ",.4~g", title: unit }],
           },
         },
-        { data: { values: ends }, mark: { type: "text", align: "left", dx: 4, fontSize: 12, color: ink("--ink") }, encoding: { y, x: { field: "end", type: "quantitative" }, text: { field: "text" } } },
+        { data: { values: ends }, mark: { ...written, dx: 4, dy: narrow ? 7 : 0 }, encoding: { y, x: { field: "end", type: "quantitative" }, text: { field: "text" } } },
+        ...(narrow ? [{ data: { values: ends }, mark: { ...written, x: 3, dy: -10 }, encoding: { y, text: { field: "label" } } }] : []),
       ],
     });
-    if (!into.querySelector("table")) into.append(plainTable(heads, rows, "ladder of memory"), ...notes.map(note));
+    if (into.querySelector("table")) return;
+    if (lead) into.querySelector("summary").after(element("p", {}, element("strong", {}, lead)));
+    const shown = plainTable(heads.map((head) => element("span", {}, ...broken(head))), rows.map(([number, change, ...others]) => [number, element("span", {}, ...broken(change)), ...others]), "ladder of memory");
+    shown.querySelector("table").classList.add("dense");
+    into.append(shown, ...notes.map(note));
   },
   phases: (into) => stacked(into, DATA.time.map((c) => ({ title: c.title, color: c.color, of: (cell) => c.names.reduce((sum, name) => sum + Math.max(0, column(name, cell) ?? 0), 0) })), "time of a trial", "s", 1),
   curves: async (into) => {
@@ -215,6 +223,8 @@ const bindSections = () => {
     const again = () => { if (details.open && details.dataset.built) make(); };
     if (LIVE.has(name)) byId("table").addEventListener("shown", again);
     if (LIVE.has(name) || name === "search" || name === "ladder") themed.push(again);
-    if (name === "ladder") details.open = true; /* the suite asks for it */
+    if (name !== "ladder") continue;
+    byId("answer").after(element("section", { "aria-label": "ladder of memory" }, details)); /* the suite asks for it: it comes first */
+    details.open = true;
   }
 };

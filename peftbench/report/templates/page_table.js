@@ -1,9 +1,9 @@
 /* The table, with DataTables: sorting, filters, the choice of columns, copy and download of what is shown. */
-const SCORE_COLUMNS = [
+const SCORE_COLUMNS = !SCORED ? [] : [
   { name: "score", title: () => "score", unit: "%", tip: () => `${scoreOf().metric} on ${scoreOf().task}; in brackets the 95 % interval for ${scoreOf().scope}; n: finished seeds where other cells have more`, raw: (cell) => scoreOf().mean[cell], ends: (cell) => ["mean", "low", "high"].map((end) => scoreOf()[end][cell]), text: (cell) => scoreText(scoreOf(), cell) + fewer(CELLS, cell) },
   { name: "within", title: () => `within ${tolerated()} of best`, unit: "%", tip: () => `probability that the cell lies within the tolerated loss of the best cell, for new seeds and new examples${interpolated(scoreOf()) && `; ${interpolated(scoreOf())}`}`, raw: (cell) => within[cell], text: (cell) => chance(within[cell]) },
 ];
-const SPREADS = DATA.scores.flatMap((score, i) => [
+const SPREADS = !SCORED ? [] : DATA.scores.flatMap((score, i) => [
   { name: `score_${i}`, title: score.task, group: "Score", definition: `${score.metric} on ${score.task}, mean over seeds`, values: score.mean, kind: "percent", unit: "%" },
   { name: `score_${i}_sd`, title: `${score.task}, SD over seeds`, group: "Score", definition: "standard deviation over the seeds that ended ok", values: score.sd, kind: "percent", unit: "%" },
 ]);
@@ -66,7 +66,7 @@ const makeTable = () => {
   table = new DataTable("#table", {
     data: [...PLACES, ...NOT_RUN.name.map((_, place) => COUNT + place)].map((cell) => ({ cell })),
     columns: FIELDS.map((field) => asColumn(field, !field.optional || visible.has(field.name), render(field))),
-    order: [[FIELD_AT.get(sorted) ?? 1, direction === "asc" ? "asc" : "desc"]],
+    order: FIELD_AT.has(sorted) ? [[FIELD_AT.get(sorted), direction === "asc" ? "asc" : "desc"]] : [],
     pageLength: 20, lengthMenu: [20, 50, 100, { label: "all", value: -1 }], deferRender: true, autoWidth: false,
     createdRow: (row, { cell }) => row.classList.toggle("not-run", cell >= COUNT),
     layout: { topStart: null, topEnd: null, bottomStart: "info", bottomEnd: COUNT + NOT_RUN.name.length > 20 ? ["pageLength", "paging"] : null },
@@ -90,7 +90,7 @@ const makeTable = () => {
 };
 const invalidate = () => {
   table.rows().invalidate();
-  for (const place of [1, 2]) table.column(place).header().querySelector("[data-tip]").outerHTML = heading(FIELDS[place]);
+  for (const { name } of SCORE_COLUMNS) { const place = FIELD_AT.get(name); table.column(place).header().querySelector("[data-tip]").outerHTML = heading(FIELDS[place]); }
   table.draw();
 };
 const bindFilters = () => {

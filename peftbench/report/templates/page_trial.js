@@ -15,7 +15,7 @@ const commandOf = (trial) => {
 const pairs = (rows) => element("dl", { class: "pairs" }, ...rows.filter(([, value]) => value !== null && value !== undefined && value !== "")
   .flatMap(([name, value]) => [element("dt", {}, ...broken(name)), element("dd", {}, value instanceof Node ? value : String(value))]));
 /* A dotted name that may break over lines after each part. */
-const broken = (name) => String(name).split(/(?<=[._])/).flatMap((piece) => [piece, document.createElement("wbr")]);
+const broken = (name) => String(name).split(/(?<=[._/])/).flatMap((piece) => [piece, document.createElement("wbr")]);
 const plainTable = (heads, rows, label) => element("div", { class: "scroll", role: "region", tabIndex: 0, "aria-label": label },
   element("table", { class: "plain" }, element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", { scope: "col" }, head)))),
     element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map((value, i) => element(i ? "td" : "th", i ? {} : { scope: "row" }, value instanceof Node ? value : String(value ?? MISSING))))))));

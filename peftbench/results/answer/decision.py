@@ -31,6 +31,7 @@ Status = Literal["answer", "cannot tell", "over budget", "refused"]
 within the budgets is within the tolerated loss. ``refused``: the results do not support an answer."""
 Refusal = Literal[
     "no tuned cell",
+    "no scores",
     "no outcomes",
     "single seed",
     "all zero",
@@ -163,7 +164,9 @@ def decide(
     judged = {one.name: own for one in candidates if (own := one.outcomes) is not None and own.seeds >= LEAST_SEEDS}
     left_out = {one.name: _why_left_out(one) for one in candidates if one.name not in judged}
     if not judged:
-        refusal: Refusal = "no outcomes" if all(one.outcomes is None for one in candidates) else "single seed"
+        refusal: Refusal = "single seed"
+        if all(one.outcomes is None for one in candidates):
+            refusal = "no scores" if all(one.score is None for one in candidates) else "no outcomes"
         return Decision("refused", question, refusal, left_out=left_out)
     if not any(abs(value) > _NOTHING for _, value in _scores(candidates)):
         return Decision("refused", question, "all zero", left_out=left_out)
