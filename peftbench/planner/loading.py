@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from peftbench.measure.ledger import Ledger
+from peftbench.models import quantization
 from peftbench.models.layers import decoder_layers
 from peftbench.models.precision import Precision
 from peftbench.models.storage import parts
@@ -104,8 +105,9 @@ class _Sizes:
     """Bytes of tensors, and of what quantizing them takes: each shape is traced once."""
 
     def __init__(self, precision: Precision, dtype: torch.dtype, rounding: int) -> None:
-        self.quantizes = precision.quantization in ("int8", "nf4", "fp4")
-        self._kind, self._dtype, self._rounding = precision.quantization, dtype, rounding
+        self.quantizes = precision.quantization in ("int8", "nf4", "fp4") or precision.package == "torchao"
+        self._precision, self._kind = precision, precision.quantization
+        self._dtype, self._rounding = dtype, rounding
         self._known: dict[Any, int] = {}
 
     def of(self, tensors: Any) -> int:
@@ -129,6 +131,8 @@ class _Sizes:
         return self._known[key]
 
     def _traced(self, shape: tuple[int, ...], double: bool, turned: bool) -> int:
+        if self._precision.package == "torchao":
+            return self._by_torchao(*shape)
         functional = bitsandbytes.functional
         ledger = Ledger(rounding=self._rounding)
         mode = CachingFakeTensorMode()
@@ -141,6 +145,15 @@ class _Sizes:
                 functional.int8_vectorwise_quant(given.to(torch.float16))
             else:
                 functional.quantize_4bit(given, compress_statistics=double, quant_type=self._kind)
+        return ledger.bytes.peak_bytes
+
+    def _by_torchao(self, rows: int, columns: int) -> int:
+        from torchao.quantization import quantize_
+
+        ledger = Ledger(rounding=self._rounding)
+        with CachingFakeTensorMode(), ledger:
+            layer = nn.Linear(columns, rows, bias=False, dtype=self._dtype).requires_grad_(False)
+            quantize_(layer, quantization.config(self._precision, True).quant_type)
         return ledger.bytes.peak_bytes
 
 

@@ -102,8 +102,8 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass], parallel: Parallel 
 
 
 def _loading(made: nn.Module, trial: Trial, precision: Precision) -> Mapping[Window, Sequence[Moment]]:
-    """Return the windows of loading; none if torchao quantizes, a rank loads a part, or a model's code prevents it."""
-    if precision.package == "torchao" or (trial.devices is not None and trial.devices.strategy != "ddp"):
+    """Return the windows of loading; none if a rank loads a part, or a model's code prevents it."""
+    if trial.devices is not None and trial.devices.strategy != "ddp":
         return {}
     dtype = getattr(torch, precision.base_weights(method_of(trial.method, trial.options).trains_base))
     rounding = cuda_reserve.rounding(trial.device)

@@ -9,11 +9,12 @@ import torch
 import transformers
 
 from peftbench.commands import memory_table
+from peftbench.methods import TORCHAO
 from peftbench.planner import depth, forecast, loading
 from peftbench.planner import predict as planner
 from peftbench.planner.predict import predict
 from peftbench.planner.records import Pass, Question
-from tests.support import architectures, loading_peak, tiny_base, trials
+from tests.support import architectures, loading_peak, stored_bases, tiny_base, trials
 
 SHAPE = [Pass(1, 8)]
 ROTARY = 1024
@@ -25,6 +26,7 @@ DRAWN = [
     ("llama", "int8-fp32"),
     ("gpt2", "nf4"),
     ("qwen3", "fp4"),
+    *(("llama", name) for name in TORCHAO),
 ]
 
 
@@ -45,6 +47,8 @@ def drawn(folder, tmp_path, precision: str, method: str = "lora", **changes):
 
 @pytest.mark.parametrize(("family", "precision"), DRAWN)
 def test_loading_in_4_and_8_bits_is_predicted_to_the_byte(family, precision, tmp_path):
+    if why := stored_bases.why_missing(precision):
+        pytest.skip(why)
     folder = shape(tmp_path / "base", family, num_hidden_layers=4)
     loading_peak.measured(folder, precision, random_weights=True)  # the library makes its tables once
     found = predict(drawn(folder, tmp_path, precision), folder, SHAPE)
