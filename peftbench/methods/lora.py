@@ -81,6 +81,7 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
     adapted = {**lora_targets.targets(model, targets), **own}
     if options.get(lora_experts.OPTION, lora_experts.AUTO) != lora_experts.AUTO:
         adapted = lora_experts.config(model, lora_targets.named(model, adapted), rank, options, own)
+    given = {key: dict(adapted.get(key, {})) for key in patterns}  # peft changes those of the config
     config = LoraConfig(
         r=rank,
         lora_alpha=options["alpha"],
@@ -102,6 +103,7 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
         for pattern, matches in found.items():
             if not any(matches.match(name) for name in names):
                 raise UserError(f"lora: {key}: " + unknown("module", pattern, lora_targets.ending_set(names)))
+    lora_experts.check_patterns(tuned, given, patterns)
     lora_initialization.apply(tuned, start)
     lora_fused_projection.restrict(tuned, parts)
     lora_plus.mark(tuned, options.get(lora_plus.OPTION, 1.0))

@@ -77,6 +77,37 @@ def names(tuned: nn.Module) -> list[str]:
     ]
 
 
+def check_patterns(
+    tuned: Any, settings: Mapping[str, Any], patterns: Mapping[str, Mapping[str, re.Pattern[str]]]
+) -> None:
+    """Check that no pattern names experts to which peft gives patterns of its own, with ``experts: auto``.
+
+    Gate and up projections that are one tensor have twice the rank and twice alpha there. peft's own patterns replace a
+    user's of the same text, and beside others the rank would be the user's, and alpha peft's.
+
+    Args:
+        tuned: the base model wrapped by peft.
+        settings: peft's settings as they were given to it, by ``rank_pattern`` and ``alpha_pattern``.
+        patterns: of the user's, each pattern with its regular expression, by the same keys.
+
+    Raises:
+        Unsupported: if one names such experts.
+    """
+    of_peft: set[str] = set()
+    for key in patterns:
+        before, after = settings.get(key, {}), getattr(tuned.active_peft_config, key)
+        of_peft |= {each.rpartition(".")[2] for each, value in after.items() if before.get(each) != value}
+    doubled = [name for name in names(tuned.get_base_model()) if re.escape(name.rpartition(".")[2]) in of_peft]
+    for key, found in patterns.items():
+        for pattern, regex in found.items():
+            named = next((name for name in doubled if regex.match(name)), None)
+            if named:
+                raise Unsupported(
+                    f"lora: {key}: {pattern!r} names experts ({named}) to which peft gives twice the rank and alpha by "
+                    f"itself, whatever a pattern says; with {OPTION}: {EACH} or {DIVIDED} the pattern holds"
+                )
+
+
 def _beside(given: Mapping[str, Any], own: Mapping[str, Any], fused: Sequence[str], value: Any) -> dict[str, Any]:
     """Return patterns with a value for the experts whose rank the user's patterns do not name."""
     ranks = own.get("rank_pattern", {})

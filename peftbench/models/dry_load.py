@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.models import configs, files, loading_causes, tied
+from peftbench.models import configs, files, loading_causes, quiet_imports, tied
 from peftbench.models import head as heads
 from peftbench.models.loading_report import Comparison, Expected, Report
 from peftbench.models.stored import contents
@@ -116,6 +116,7 @@ def _loaded(
     """Return a config's model on ``meta``, and the loader's report on the tensors in its files."""
     if head is not None:
         heads.config(config, head)
+    quiet_imports.quantizers()
     with quiet():
         with torch.device("meta"):
             empty = heads.auto_class(head).from_config(config, trust_remote_code=trust_remote_code)

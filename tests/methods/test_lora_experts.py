@@ -107,6 +107,16 @@ def test_a_users_rank_of_experts_goes_before_the_divided_one_at_the_scale_of_oth
     assert found("divided", alpha_pattern={r"experts\.down_proj": 3.0})["down_proj"] == {(2, 1.5)}
 
 
+@pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern"])
+@pytest.mark.parametrize("pattern", ["gate_up_proj", r"experts\.gate_up_proj", r".*\.gate_up_proj"])
+def test_with_auto_a_pattern_of_experts_whose_rank_and_alpha_peft_doubles_is_refused(key, pattern):
+    """peft replaced the last of these, and gave the rank of the first two twice the scale."""
+    with pytest.raises(Unsupported, match=r"gate_up_proj.*twice the rank and alpha by itself.*experts: each"):
+        tuned(families.build(families.config("mixtral")), **{key: {pattern: 3}})
+    assert tuned(families.build(families.config("mixtral")), **{key: {r".*\.down_proj": 3, r".*\.q_proj": 2}})
+    assert tuned(families.build(families.config("qwen2_moe")), **{key: {"gate_proj": 3}})
+
+
 def test_a_pattern_that_names_no_tensor_of_experts_is_an_error():
     """``experts`` is the module of the tensors, by which peft looks nothing up."""
     for kind in ("each", "divided"):

@@ -60,6 +60,18 @@ def test_importing_torchao_prints_nothing_on_a_terminal(quiet, torchao):
     assert not quiet or "torchao" not in found
 
 
+@pytest.mark.spawns
+def test_plan_prints_nothing_of_what_torchao_logs(base, tmp_path, torchao):
+    trials.tasks(tmp_path)
+    path = tmp_path / "x.yaml"
+    path.write_text(SUITE.format(base=base, data=tmp_path, precision="bf16"))
+    found = subprocess.run(
+        [sys.executable, "-m", "peftbench", "plan", path], capture_output=True, text=True, check=True
+    )
+    assert "torchao" not in found.stderr
+    assert "register_constant" not in found.stderr
+
+
 def test_the_precisions_of_torchao_are_those_of_its_package():
     assert tuple(name for name, record in PRECISIONS.items() if record.package == "torchao") == TORCHAO
 

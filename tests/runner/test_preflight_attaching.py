@@ -10,7 +10,7 @@ from peftbench import suite
 from peftbench.errors import Unsupported
 from peftbench.models import find
 from peftbench.planner import fake
-from peftbench.records import Status, failures
+from peftbench.records import Devices, Status, failures
 from peftbench.runner import prepare
 from peftbench.runner.preflight import attaching
 from tests.support import encoders, families, trials
@@ -36,6 +36,20 @@ def test_what_cannot_be_attached_is_planned_in_the_words_of_a_run(family, refuse
         row = trials.run(made[name], tmp_path / name).row
         assert words in planned[made[name].cell]
         assert (row.status, row.message) == (Status.UNSUPPORTED, planned[made[name].cell])
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_tensor_parallelism_cannot_divide_is_planned(method, tmp_path):
+    """It was refused in the trial, after the base model was loaded in every process."""
+    words = {"mixtral": "divides model.layers.0.mlp.experts of MixtralForCausalLM as 'moe_tp_experts'", "llama": None}
+    for family, expected in words.items():
+        families.make(tmp_path / family, family)
+        made = trials.trial(tmp_path / family, tmp_path, method, "fp32")
+        made = dataclasses.replace(made, devices=Devices("tp", 2))
+        planned = prepare.impossible([made])
+        assert expected in planned[made.cell] if expected else planned == {}
+    made = dataclasses.replace(made, devices=Devices("tp", 3))
+    assert "num_attention_heads of the base model, 4, cannot be divided" in prepare.impossible([made])[made.cell]
 
 
 def test_weights_that_the_stand_in_of_a_quantizer_leaves_plain_are_no_reason(tmp_path):

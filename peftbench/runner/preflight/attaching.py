@@ -51,26 +51,30 @@ def _of_base(trials: Sequence[Trial], folder: Path) -> dict[str, str]:
             found[trial.cell] = str(error)
             continue
         method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
-        if not method.trains or (method.trains_base and not any(trial.options.values())):
+        divided = trial.devices.count if trial.devices is not None and trial.devices.strategy == "tp" else None
+        if not method.trains or (method.trains_base and not any(trial.options.values()) and not divided):
             continue  # nothing is attached, and nothing selected
         # neither the size of a method of peftbench nor the dtype of plain weights decides whether it can be attached
         rank = trial.rank if method.variant else None
-        what = (method.name, rank, precision.quantization, repr(sorted(trial.options.items())))
+        what = (method.name, rank, precision.quantization, divided, repr(sorted(trial.options.items())))
         if what not in tried:
-            tried[what] = _why_not(trial, config)
+            tried[what] = _why_not(trial, config, divided)
         reason = tried[what]
         if reason is not None:
             found[trial.cell] = reason
     return found
 
 
-def _why_not(trial: Trial, config: Any) -> str | None:
-    """Return why a trial's method cannot be attached; None if it can, or if only a run can tell.
+def _why_not(trial: Trial, config: Any, divided: int | None) -> str | None:
+    """Return why a trial's method cannot be attached, or its model not be divided among a number of processes.
+
+    None if it can, or if only a run can tell.
 
     Which weights a quantizer leaves plain is left to the run: the stand-in differs for some families (gemma3n).
     """
     from peftbench.models import dry_load
     from peftbench.planner import fake
+    from peftbench.training.parallel import tensor
 
     with warnings.catch_warnings(), dry_load.quiet():
         warnings.simplefilter("ignore")
@@ -79,7 +83,9 @@ def _why_not(trial: Trial, config: Any) -> str | None:
         except Exception:  # a model's code may do anything without weights
             return None
         try:
-            fake.attach(made, trial)
+            tuned = fake.attach(made, trial)
+            if divided is not None:
+                tensor.check(tuned, divided)
         except Unsupported as error:
             # torch raises NotImplementedError for what only tensors without values cannot do
             unknown = isinstance(error.__cause__, NotImplementedError) or fake.lacks_values(error)

@@ -103,24 +103,45 @@ def divide(model: Any, peers: Peers) -> Shares:
     Raises:
         Unsupported: if transformers has no plan for the model, or its parts or the method cannot be divided.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    planned = list(_planned(base))
-    if not any(style in _DIVIDED for _, _, style in planned):
-        raise Unsupported(f"tp: transformers has no plan that divides a {type(base).__name__}")
-    _check(model, base, peers)
+    check(model, peers.count)
     made = Shares(peers)
-    for name, module, style in planned:
+    for name, module, style in _planned(_base(model)):
         if style in _DIVIDED:
             _divide_module(made, name, module, style)
         elif style == _PARTIAL:
             for parameter in module.parameters(recurse=False):
                 if parameter.requires_grad:
                     made.undo.append(parameter.register_hook(lambda g: peers.add(g.clone())).remove)
-        elif style not in _WHOLE:
+    return made
+
+
+def check(model: Any, count: int) -> None:
+    """Check that a model with its method can be divided, by its modules alone: it needs no values and no processes.
+
+    Args:
+        model: the whole model, with the method attached.
+        count: the number of processes.
+
+    Raises:
+        Unsupported: as ``divide``.
+    """
+    base = _base(model)
+    planned = list(_planned(base))
+    if not any(style in _DIVIDED for _, _, style in planned):
+        raise Unsupported(f"tp: transformers has no plan that divides a {type(base).__name__}")
+    _check_config(model, base, count)
+    for name, module, style in planned:
+        if style in _DIVIDED:
+            _check_module(name, module)
+        elif style not in (_PARTIAL, *_WHOLE):
             raise Unsupported(
                 f"tp: transformers divides {name} of {type(base).__name__} as {style!r}, which is not ours"
             )
-    return made
+
+
+def _base(model: Any) -> Any:
+    """Return the base model of a model with a method."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _planned(base: Any) -> Iterator[tuple[str, nn.Module, str]]:
@@ -134,34 +155,39 @@ def _planned(base: Any) -> Iterator[tuple[str, nn.Module, str]]:
             yield name, module, style
 
 
-def _check(model: nn.Module, base: Any, peers: Peers) -> None:
+def _check_config(model: nn.Module, base: Any, count: int) -> None:
     config = base.config.get_text_config()
     for heads in _HEADS:
         number = getattr(config, heads, None)
-        if isinstance(number, int) and number % peers.count:
-            raise Unsupported(
-                f"tp: {heads} of the base model, {number}, cannot be divided among {peers.count} processes"
-            )
+        if isinstance(number, int) and number % count:
+            raise Unsupported(f"tp: {heads} of the base model, {number}, cannot be divided among {count} processes")
     dropout = any(isinstance(m, nn.Dropout) and m.p for m in model.modules())
     if dropout or getattr(config, "attention_dropout", None):
         raise Unsupported("tp: with dropout, each process would draw a mask of its own for its share; set it to 0")
 
 
-def _divide_module(made: Shares, name: str, module: nn.Module, style: str) -> None:
-    """Divide a projection, and LoRA beside it if there is one."""
+def _check_module(name: str, module: nn.Module) -> None:
+    """Check that a projection can be divided, and LoRA beside it if there is one."""
     linear: Any = getattr(module, "base_layer", module)
     if type(linear) is not nn.Linear:
         raise Unsupported(f"tp: {name} is a {type(linear).__name__}, and only plain linear layers are divided")
-    (_columns if style == "colwise" else _rows)(made, name, linear)
     if linear is module:
         return
-    beside = {kind: getattr(module, kind, {}) for kind in ("lora_A", "lora_B")}
-    more = getattr(module, "lora_magnitude_vector", {})
-    if more or not all(len(found) == 1 for found in beside.values()):
+    beside = [getattr(module, kind, {}) for kind in ("lora_A", "lora_B")]
+    if getattr(module, "lora_magnitude_vector", {}) or not all(len(found) == 1 for found in beside):
         raise Unsupported(
             f"tp: {type(module).__name__} on {name}: only LoRA without DoRA is divided with its projection"
         )
-    (down,), (up,) = (found.values() for found in beside.values())
+
+
+def _divide_module(made: Shares, name: str, module: nn.Module, style: str) -> None:
+    """Divide a projection, and LoRA beside it if there is one."""
+    linear: Any = getattr(module, "base_layer", module)
+    (_columns if style == "colwise" else _rows)(made, name, linear)
+    if linear is module:
+        return
+    found: Any = module
+    (down,), (up,) = found.lora_A.values(), found.lora_B.values()
     if style == "colwise":
         _columns(made, f"{name}: B", up)
     else:
