@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.autograd import profiler as autograd_profiler
 
 from peftbench.measure import optimizer_state
 from peftbench.measure.ledger import CategoryBytes, account
@@ -70,7 +71,7 @@ def account_step(learner: Learner, step: Sequence[Encoded], trains_base: bool) -
         learner.model.train()
         optimizers.to_training(learner.optimizer)
         held = sum(counted.live.values())
-        with _allocations(learner.device) as peaks:
+        with _allocations(learner) as peaks:
             loop.step(learner, batches, learner.training.learning_rate)
     if learner.device == "cuda" or not counted.offloaded_peak:  # else the copies are of the same memory
         counted.allocated_bytes = held + peaks[0]
@@ -85,13 +86,13 @@ def _counted(learner: Learner, trains_base: bool) -> Any:
 
 
 @contextmanager
-def _allocations(device: str) -> Iterator[list[int]]:
+def _allocations(learner: Learner) -> Iterator[list[int]]:
     """Yield a list that receives the peak of the bytes allocated within the context, by the allocator's own count.
 
     This includes what an operator allocates and frees internally, which the ledger cannot see.
     """
     found: list[int] = []
-    if device == "cuda":
+    if learner.device == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -99,10 +100,52 @@ def _allocations(device: str) -> Iterator[list[int]]:
         torch.cuda.synchronize()
         found.append(torch.cuda.max_memory_allocated() - before)
         return
-    with torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as profiler:
+    counted = _Allocated()
+    hook = learner.model.register_forward_pre_hook(lambda *_: counted.begin())
+    counted.begin()
+    try:
         yield found
-    events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]"]
-    found.append(max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())), default=0))
+    finally:
+        hook.remove()
+        counted.end()
+    found.append(counted.peak)
+
+
+class _Allocated:
+    """What torch's profiler sees of the CPU's allocator, read in parts: of many passes together it takes gigabytes."""
+
+    def __init__(self) -> None:
+        self.live, self.peak = 0, 0
+        self._profiler: Any = None
+
+    def begin(self) -> None:
+        """Begin a part, and end the one before it."""
+        self.end()
+        self._profiler = _AllocationsOnly(use_kineto=True, profile_memory=True)
+        self._profiler.__enter__()
+
+    def end(self) -> None:
+        """Add the part's allocations to those before it."""
+        if self._profiler is None:
+            return
+        profiler, self._profiler = self._profiler, None
+        profiler.__exit__(None, None, None)
+        events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]"]
+        for event in sorted(events, key=lambda e: e.start_ns()):
+            self.live += event.nbytes()
+            self.peak = max(self.peak, self.live)
+
+
+class _AllocationsOnly(autograd_profiler.profile):
+    """Torch's profiler without its record of operators, which takes several times the memory of the allocations'."""
+
+    def _start_trace(self) -> None:
+        self.entered = True
+        self.profiling_start_time_ns = time.perf_counter_ns()
+        # operators belong to other scopes; allocations to none
+        only = {torch._C._profiler.RecordScope.USER_SCOPE}
+        start: Any = torch.autograd._enable_profiler  # its stub lacks the scopes
+        start(self.config(create_trace_id=False), self.kineto_activities, only)
 
 
 @contextmanager
