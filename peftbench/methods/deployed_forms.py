@@ -9,11 +9,11 @@ from types import MappingProxyType
 from typing import Any
 
 from peftbench.errors import unknown
-from peftbench.methods import Method, method_of
+from peftbench.methods import Method, engines, method_of
 from peftbench.models import stored
 from peftbench.models.precision import Precision, effective
 from peftbench.records import HEADS, Status, Trial
-from peftbench.records.wording import plural
+from peftbench.records.wording import plural, series
 
 ADAPTER, MERGED, DEQUANTIZED, REQUANTIZED = "adapter", "merged", "merged_dequantized", "requantized"
 FORMS: Mapping[str, str] = MappingProxyType(
@@ -26,6 +26,7 @@ FORMS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Name -> meaning; R is a number."""
+_ALL = {**FORMS, **{name: meaning for forms in engines.FORMS.values() for name, meaning in forms.items()}}
 _AS_LORA = re.compile(r"as_lora_(0|[1-9][0-9]*)")
 _NONLINEAR = "a bottleneck has an activation between its two matrices, so it is no change of the base model's weights"
 _IN_ATTENTION = "gated prompts are part of the attention and no change of the base model's weights"
@@ -35,7 +36,7 @@ _MERGES = (MERGED, DEQUANTIZED, REQUANTIZED)
 
 def lora_rank(form: str) -> int | None:
     """Return R of ``as_lora_R``; None for another form."""
-    found = _AS_LORA.fullmatch(form)
+    found = _AS_LORA.fullmatch(engines.engine_of(form)[1])
     return int(found.group(1)) if found else None
 
 
@@ -44,9 +45,9 @@ def problem(form: str) -> str | None:
     rank = lora_rank(form)
     if rank == 0:
         return f"given {form!r}; allowed: as_lora_R with a rank R of at least 1, such as as_lora_8"
-    if form in FORMS and form != "as_lora_R":
+    if form in _ALL and not form.endswith("_R"):
         return None
-    return None if rank else unknown("form", form, ["as_lora_8" if name == "as_lora_R" else name for name in FORMS])
+    return None if rank else unknown("form", form, [name.replace("_R", "_8") for name in _ALL])
 
 
 def why_not(method: Method, options: Mapping[str, Any], precision: Precision, form: str) -> str | None:
@@ -58,6 +59,13 @@ def why_not(method: Method, options: Mapping[str, Any], precision: Precision, fo
         precision: the trial's effective precision.
         form: a form.
     """
+    engine, form = engines.engine_of(form)
+    if engine is not None and form == ADAPTER:
+        return engines.why_not_adapter(method, options, precision)
+    if engine is not None and lora_rank(form) and not method.trains_base:
+        reason = engines.why_not_quantized(precision)
+        if reason is not None:
+            return reason
     if precision.name == stored.NAME and form != ADAPTER:
         return "the base is stored quantized, and its unquantized weights, which the form needs, are not there"
     if form in (DEQUANTIZED, REQUANTIZED) and precision.quantization is None:
@@ -100,6 +108,9 @@ def missing(trial: Trial) -> dict[str, str]:
         return dict.fromkeys(trial.deployed, "a model on several devices is not deployed here; see the cell on one")
     method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
     reasons = {form: why_not(method, trial.options, precision, form) for form in trial.deployed}
+    elsewhere = engines.why_not_trial(trial)
+    if elsewhere is not None:
+        reasons |= {form: elsewhere for form in trial.deployed if engines.engine_of(form)[0]}
     return {form: reason for form, reason in reasons.items() if reason}
 
 
@@ -123,7 +134,23 @@ def plan_notes(trials: Iterable[Trial]) -> list[str]:
             f"{plural(sum(each), 'form')} of {plural(sum(map(bool, each)), 'trial')} (up to {max(each)} of one) are "
             "saved, loaded and scored after training, each on all examples"
         ]
+    of_engines = [form for trial in can_run for form in _of_engines(trial)]
+    if of_engines:
+        named = series(sorted({str(engines.engine_of(form)[0]) for form in of_engines}))
+        said += [f"{plural(len(of_engines), 'form')} of these by {named}, each in a process that it starts for it"]
     return [f"score after deployment: {sentence}" for sentence in (*said, *sentences(absent))]
+
+
+def _of_engines(trial: Trial) -> list[str]:
+    """Return the forms of a trial that another engine is to score."""
+    absent = missing(trial)
+    return [f for f in trial.deployed if trial.training and f not in absent and engines.engine_of(f)[0]]
+
+
+def engines_of(trials: Iterable[Trial]) -> list[str]:
+    """Return the engines other than transformers that are to score tuned models of trials that can run."""
+    can_run = [trial for trial in trials if trial.unsupported is None]
+    return sorted({str(engines.engine_of(form)[0]) for trial in can_run for form in _of_engines(trial)})
 
 
 def sentences(absent: Iterable[tuple[str, str, str]], what: str = "not available") -> list[str]:

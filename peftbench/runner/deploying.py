@@ -6,7 +6,7 @@ import gc
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from peftbench.errors import Diverged, Unsupported
 from peftbench.evaluation import scoring
 from peftbench.evaluation.deployed import forms, reading
 from peftbench.measure import machine
-from peftbench.methods import deployed_forms, method_of, peft_checkpoint
+from peftbench.methods import deployed_forms, engines, method_of, peft_checkpoint
 from peftbench.models.load import Loaded
 from peftbench.models.precision import Precision, effective
 from peftbench.records import Example, ExampleRow, Phase, Score, Status, failures
 from peftbench.records.columns.deployed import DeployedColumns
 from peftbench.records.resolve import resolve
+from peftbench.runner import serving
 from peftbench.runner.state import Run
 from peftbench.training.encoded import learned_ends
 
@@ -78,7 +79,7 @@ def _record(run: Run, found: Mapping[str, Any]) -> None:
 
 def _of_trained(run: Run, targets: reading.Targets, read: reading.Reading) -> dict[str, dict[str, Any]]:
     """Return by task what was scored, the losses of the trained model, and the tokens of each target."""
-    found = _tasks({score.task: score.value for score in run.scores}, run.examples, read.nats)
+    found = reading.tasks({score.task: score.value for score in run.scores}, run.examples, read.nats)
     tokens = targets.tokens()
     return {task: {**one, "tokens": tokens[task]} for task, one in found.items()}
 
@@ -130,6 +131,8 @@ def _form(run: Run, source: forms.Source, form: str, known: _Known) -> dict[str,
     """Return what is stored of a form, scored or not."""
     with _collecting(), tempfile.TemporaryDirectory(dir=source.saved.parent) as scratch:
         try:
+            if engines.engine_of(form)[0] is not None:
+                return serving.scored(run, source, form, Path(scratch), *known)
             return _scored(run, forms.make(source, form, dict(run.job.trial.options), Path(scratch)), source, known)
         except Unsupported as error:
             return _ended(Status.UNSUPPORTED, str(error))
@@ -153,7 +156,7 @@ def _scored(run: Run, made: forms.Form, source: forms.Source, known: _Known) -> 
         "load_seconds": made.load_seconds,
         "largest_logit_difference": _largest_difference(before.logits, read.logits),
         "logit_positions": len(read.logits),
-        "tasks": _tasks({s.task: s.value for s in scores}, rows, read.nats),
+        "tasks": reading.tasks({s.task: s.value for s in scores}, rows, read.nats),
     }
 
 
@@ -174,23 +177,6 @@ def _largest_difference(before: torch.Tensor, after: torch.Tensor) -> float | No
         return None
     found = float((after - before).abs().max())
     return found if found < float("inf") else None
-
-
-def _tasks(
-    scores: Mapping[str, float], rows: Sequence[ExampleRow], nats: Mapping[str, Sequence[float]]
-) -> dict[str, dict[str, Any]]:
-    """Return by task the score, each example's outcome and the loss on its target."""
-    outcomes: dict[str, list[tuple[int, float]]] = {}
-    for row in rows:
-        outcomes.setdefault(row.task, []).append((row.index, row.outcome))
-    return {
-        task: {
-            "score": score,
-            "outcomes": [round(value, 6) for _, value in sorted(outcomes[task])],
-            "nats": [round(value, 5) for value in nats[task]],
-        }
-        for task, score in scores.items()
-    }
 
 
 def _failed(error: Exception) -> dict[str, Any]:

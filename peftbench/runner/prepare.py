@@ -21,7 +21,7 @@ from peftbench.records.watch import Watch
 from peftbench.results import store
 from peftbench.runner import leftovers, training_states
 from peftbench.runner.executor import local
-from peftbench.runner.preflight import answers, attaching, chats, generation, optimizers, texts, truncation
+from peftbench.runner.preflight import answers, attaching, chats, engines, generation, optimizers, texts, truncation
 from peftbench.runner.preflight import bases as base_models
 from peftbench.runner.preflight.texts import Texts
 from peftbench.suite import trial_key
@@ -208,6 +208,7 @@ def prepare(
     if options.keep_adapters and done:
         done -= _without_adapter(folder, jobs)
     left = tuple(job for job in jobs if job.key not in done)
+    engines.check(job.trial for job in left)
     training_states.sweep(folder, set(keys) if options.fresh else done)
     grid = Grid(folder, tasks, tuple(jobs), left, workers, () if options.stand_in else notes)
     # every cell's first seed runs before any second, so that an interrupted run is a comparison of all cells already
@@ -271,6 +272,7 @@ def check(trials: Sequence[Trial], read_before: Texts | None = None) -> tuple[st
     notes = find.folder_notes(here) + find.storage_notes(here) + texts.check(trials, inputs.texts, remote)
     complete = answers.resolved(trials, inputs.examples, remote)
     base_models.check(complete, remote)
+    engines.check(trials)
     notes += answers.notes(trials, complete, inputs.examples, lambda trial: here[trial.base], remote)
     notes += truncation.notes(complete, inputs.examples, lambda trial: here[trial.base], remote)
     notes += generation.notes(trials, lambda trial: here[trial.base]) + optimizers.notes(trials)
@@ -307,11 +309,9 @@ def impossible(trials: Sequence[Trial]) -> dict[str, str]:
         if trial.unsupported is not None:
             found[trial.cell] = trial.unsupported
             continue
-        if trial.base in refused:
-            found[trial.cell] = refused[trial.base]
-            continue
-        if trial.cell in attached:
-            found[trial.cell] = attached[trial.cell]
+        known = refused.get(trial.base) or attached.get(trial.cell)
+        if known is not None:
+            found[trial.cell] = known
             continue
         if trial.base not in configs:
             configs[trial.base] = find.read_config(trial.base)

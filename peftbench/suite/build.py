@@ -92,7 +92,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         profile=top.profile,
         match=match,
         retention=_retention(b, base, evaluate.retention),
-        deployed=deployed(b, base, evaluate.deployed),
+        deployed=deployed(b, base, evaluate.deployed, evaluate.engine),
         search=search,
         strict=top.audit == "strict",
         most_trials=top.most_trials,

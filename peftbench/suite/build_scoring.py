@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import unknown
-from peftbench.methods import deployed_forms
+from peftbench.methods import deployed_forms, engines
 from peftbench.records import Base, Task
 from peftbench.suite.builder import Builder
 from peftbench.suite.schema import TaskBlock
@@ -126,8 +126,15 @@ def lm_eval_task(b: Builder, name: str, block: TaskBlock) -> Task:
     )
 
 
-def deployed(b: Builder, base: Base, given: list[str] | None) -> tuple[str, ...]:
-    """Return the forms in which tuned models are scored as they would be deployed, and record problems with them."""
+def deployed(b: Builder, base: Base, given: list[str] | None, engine: str | None = None) -> tuple[str, ...]:
+    """Return the forms in which tuned models are scored as they would be deployed, and record problems with them.
+
+    Args:
+        b: the suite.
+        base: the base model.
+        given: ``evaluate.deployed``.
+        engine: ``evaluate.engine``, which stands for forms that come after those.
+    """
     path: KeyPath = ("evaluate", "deployed")
     forms = tuple(given or ())
     for form in dict.fromkeys(forms):
@@ -136,6 +143,9 @@ def deployed(b: Builder, base: Base, given: list[str] | None) -> tuple[str, ...]
             problem = f"{form} is given twice"
         if problem is not None:
             b.problem(path, problem)
+    if engine is not None:
+        forms = tuple(dict.fromkeys((*forms, *engines.DEFAULT[engine])))
+        path = ("evaluate", "engine")
     if forms and base.random_weights:
         b.problem(path, "the scores of random weights have no meaning, deployed or not; remove it")
     return forms

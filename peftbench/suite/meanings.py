@@ -266,7 +266,14 @@ EVALUATE: Mapping[str, Meaning] = MappingProxyType(
             "forms in which each tuned model is scored once more, as it would be deployed: `adapter` (saved, and "
             "loaded by peft), `merged` (into 16-bit weights, saved, and loaded by transformers), `merged_dequantized` "
             "(into the dequantized weights), `requantized` (merged, then quantized again) and `as_lora_8` (or another "
-            "rank: converted to a plain LoRA). Changes no other number",
+            "rank: converted to a plain LoRA). With `vllm_` before its name, a form is scored by vllm: "
+            "`vllm_adapter`, `vllm_merged`, `vllm_merged_dequantized`, `vllm_as_lora_8`. Changes no other number",
+            "none",
+        ),
+        "engine": Meaning(
+            "another engine that scores each tuned model too: `vllm` stands for the forms `vllm_adapter` and "
+            "`vllm_merged` of `deployed`. The environment variable `PEFTBENCH_VLLM_PYTHON` names the Python that has "
+            "it ([how](engines.md)). Changes no other number",
             "none",
         ),
     }

@@ -308,6 +308,7 @@ class EvaluateBlock(Strict):
         default=None, description="a mapping with file, field, separator and limit, or false"
     )
     deployed: list[str] | None = Field(default=None, description="a list of forms, such as [merged, as_lora_8]")
+    engine: Literal["vllm"] | None = None
 
 
 class RetentionBlock(Strict):

@@ -164,3 +164,28 @@ def test_a_damaged_record_loses_nothing_else(text, tmp_path):
     store(tmp_path / "r", make_result(deployed_json=text))
     assert "lora r=8" in table(tmp_path / "r", "text").lower()
     assert "Not shown" not in table(tmp_path / "r", "text")
+
+
+def test_a_form_of_another_engine_is_a_row_and_a_note_says_which_engine_and_how_far_it_is(tmp_path):
+    engine = {"engine": "vllm", "vllm": "0.32.0", "torch": "2.13.0"}
+    beside = {"largest_logprob_difference": 3e-5, "logprobs": 120, "equal_texts": 39, "texts": 40}
+    more = {"loaded_bytes": None, "largest_logit_difference": None, "engine": engine}
+    served = [form(36, **more, beside=beside | {"largest_logprob_difference": far}) for far in (3e-5, 4e-5)]
+    cells = [result("lora r=8 fp32", s, {"vllm_merged": served[s], "merged": form(36)}) for s in range(2)]
+    store(tmp_path / "r", *cells, tasks=TASKS)
+    found = {row["form"]: row for row in csv.DictReader(io.StringIO(table(tmp_path / "r", "deployed")))}
+    assert (found["vllm_merged"]["deployed"], found["vllm_merged"]["seeds"]) == ("0.9", "2")
+    assert found["vllm_merged"]["loaded_bytes"] == found["vllm_merged"]["largest_logit_difference"] == ""
+    words = " ".join(table(tmp_path / "r", "text", all_notes=True).split())
+    assert (
+        "vllm_merged is loaded and scored by vllm 0.32.0 (torch 2.13.0) with the same tokens. Of 240 log-probabilities "
+        "of choices and targets none differs by more than 4e-05 nats from the trained model's, and 78 of 80 decoded "
+        "texts are the same."
+    ) in words
+
+
+def test_a_form_of_another_engine_without_its_numbers_is_not_scored(tmp_path):
+    bare = form(36, loaded_bytes=None, engine={"engine": "vllm"})
+    lacks = form(36, loaded_bytes=None)
+    store(tmp_path / "r", result("lora r=8 fp32", 0, {"vllm_merged": bare, "merged": lacks}), tasks=TASKS)
+    assert [one.numbers for one in deployed(collect(tmp_path / "r"))] == [None, None]

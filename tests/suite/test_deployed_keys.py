@@ -6,7 +6,7 @@ import pytest
 
 from peftbench.errors import UserError
 from peftbench.methods import deployed_forms
-from peftbench.suite import load, smoke
+from peftbench.suite import load, smoke, trial_key
 from peftbench.suite.expand import expand
 
 
@@ -71,3 +71,28 @@ def test_plan_names_the_forms_that_cells_do_not_have_grouped_by_reason(tmp_path)
             "requantized: adapter r=64 fp32 (the base model is not quantized in fp32)",
         )
     ]
+
+
+def test_an_engine_stands_for_its_forms_and_changes_no_key_of_others(tmp_path):
+    path = tmp_path / "s.yaml"
+    head = "base: nano\ntasks: [judge]\nmethods: {lora: {precision: fp32}}\n"
+    found = {}
+    for evaluate in ("{}", "{engine: null}", "{engine: vllm}", "{engine: vllm, deployed: [merged, vllm_merged]}"):
+        path.write_text(f"{head}evaluate: {evaluate}\n")
+        found[evaluate] = expand(load(path), "cpu")[0]
+    plain, null, engine, both = found.values()
+    assert plain == null
+    assert engine.deployed == ("vllm_adapter", "vllm_merged")
+    assert both.deployed == ("merged", "vllm_merged", "vllm_adapter")
+    assert trial_key.settings(plain) == trial_key.settings(engine) | {"deployed": []}
+    assert trial_key.key(plain, "", "") != trial_key.key(engine, "", "")
+
+
+def test_an_unknown_engine_is_refused(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text("base: nano\ntasks: [judge]\nmethods: [lora]\nevaluate: {engine: vlm}\n")
+    with pytest.raises(UserError, match=r"evaluate\.engine: unknown engine 'vlm'; did you mean 'vllm'"):
+        load(path)
+    path.write_text("base: nano\ntasks: [judge]\nmethods: [lora]\nevaluate: {deployed: [vllm_requantized]}\n")
+    with pytest.raises(UserError, match="unknown form 'vllm_requantized'; did you mean 'vllm_merged_dequantized'"):
+        load(path)

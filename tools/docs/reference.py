@@ -201,6 +201,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs" / "trust.md": {"fuzz counts": trust_document.counts},
     ROOT / "docs" / "published_suites.md": {"suites": published_suites.markdown},
     ROOT / "docs" / "gpu.md": {name: partial(gpu_document.part, make) for name, make in gpu_document.PARTS.items()},
+    ROOT / "docs" / "engines.md": {"engine forms": deployed_document.engine_forms},
     ROOT / "docs" / "deployed.md": {
         "forms": deployed_document.forms,
         "deployed run": deployed_document.run,

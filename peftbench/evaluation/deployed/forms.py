@@ -20,11 +20,12 @@ import torch
 from peft import PeftModel, save_as_lora
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
+from safetensors import safe_open
 from torch import nn
 
 from peftbench.errors import Unsupported
 from peftbench.evaluation import structure
-from peftbench.methods import Method, deployed_forms
+from peftbench.methods import Method, deployed_forms, engines
 from peftbench.models import quantization
 from peftbench.models.load import checksum, use_one_kernel, weights_bytes
 from peftbench.models.precision import Precision
@@ -109,6 +110,64 @@ def make(source: Source, form: str, options: dict[str, Any], scratch: Path) -> F
     return _loaded(source, folder, lambda: _plain(source, folder, "auto", quantized))
 
 
+@dataclass(frozen=True)
+class Served:
+    """The files of a form as a program that serves models loads it."""
+
+    folder: Path
+    """The folder of the model, or of the base model."""
+    adapter: Path | None
+    """The folder of the LoRA adapter; None if the model is whole."""
+    rank: int | None
+    """The largest rank of the adapter."""
+    modules: tuple[str, ...]
+    """The last parts of the names of the modules that it adapts; empty if the model is whole."""
+    stored_bytes: int
+
+
+def served(source: Source, form: str, options: dict[str, Any], scratch: Path) -> Served:
+    """Return the files of a form for another engine, made as for transformers and peft.
+
+    Args:
+        source: the saved weights.
+        form: a form of an engine (``engines.engine_of``).
+        options: the trial's options.
+        scratch: an empty folder for its files.
+
+    Raises:
+        Unsupported: if the engine does not serve it, or the method does not have it, with the reason.
+    """
+    reason = deployed_forms.why_not(source.method, options, source.precision, form)
+    if reason is not None:
+        raise Unsupported(reason)
+    plain = engines.engine_of(form)[1]
+    rank = deployed_forms.lora_rank(plain)
+    if plain != deployed_forms.ADAPTER and rank is None:
+        folder = _merged(source, scratch / "merged", plain == deployed_forms.DEQUANTIZED)
+        collect()
+        return Served(folder, None, None, (), _stored_bytes(folder))
+    folder = source.saved if rank is None else _converted(source, rank, scratch / "lora")
+    collect()
+    _check_format(folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    modules = _adapted_modules(folder)
+    reason = engines.why_not_lora(config) or engines.why_not_modules(modules)
+    if reason is not None:
+        raise Unsupported(reason)
+    return Served(source.base_folder, folder, int(config["r"]), modules, _stored_bytes(folder))
+
+
+def _adapted_modules(folder: Path) -> tuple[str, ...]:
+    """Return the last parts of the names of the modules that a saved LoRA adapts."""
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
+        names = [name.partition(".lora_")[0] for name in weights.keys()]  # noqa: SIM118  it is no mapping
+    return tuple(sorted({name.rpartition(".")[2] for name in names}))
+
+
+def _stored_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
 def collect() -> None:
     """Free the memory of models that are no longer used: they refer to themselves, so that only a collection does."""
     gc.collect()
@@ -165,7 +224,7 @@ def _loaded(source: Source, folder: Path, load: Callable[[], Any]) -> Form:
     return Form(
         model=model,
         dtype=str(model.dtype).removeprefix("torch."),
-        stored_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        stored_bytes=_stored_bytes(folder),
         loaded_bytes=weights_bytes(model),
         load_seconds=seconds,
     )

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from peftbench.models.load import autocast
 from peftbench.models.precision import Precision
-from peftbench.records import Evaluation, Example
+from peftbench.records import Evaluation, Example, ExampleRow
 from peftbench.training.batches import IGNORED, collate
 from peftbench.training.encoded import Encoded, encode
 
@@ -32,9 +32,10 @@ class Targets:
 
     def tokens(self) -> dict[str, list[int]]:
         """Return the tokens of each example's target, by task."""
-        return self._by_task({e.identity: _predicted(e) for e in self.encoded})
+        return self.by_task({e.identity: _predicted(e) for e in self.encoded})
 
-    def _by_task(self, found: Mapping[tuple[str, int], Any]) -> dict[str, list[Any]]:
+    def by_task(self, found: Mapping[tuple[str, int], Any]) -> dict[str, list[Any]]:
+        """Return by task what was found for each example, in their order."""
         listed: dict[str, list[Any]] = {}
         for e in self.encoded:
             listed.setdefault(e.identity[0], []).append(found[e.identity])
@@ -68,7 +69,7 @@ class Targets:
                 if e.identity in kept:
                     logits[e.identity] = found[row][wanted[row]].cpu()
         return Reading(
-            self._by_task(nats), torch.cat([logits[e.identity] for e in self.encoded if e.identity in logits])
+            self.by_task(nats), torch.cat([logits[e.identity] for e in self.encoded if e.identity in logits])
         )
 
     def _first(self, vocabulary: int) -> set[tuple[str, int]]:
@@ -113,3 +114,20 @@ def targets(tokenizer: Any, examples: Mapping[str, Sequence[Example]], evaluatio
     pairs = [((task, index), e) for task, found in examples.items() for index, e in enumerate(found)]
     encoded = tuple(encode(tokenizer, pairs, evaluation.max_length, "completion"))
     return Targets(encoded, evaluation.batch_size or _BATCH, tokenizer.pad_token_id, device)
+
+
+def tasks(
+    scores: Mapping[str, float], rows: Sequence[ExampleRow], nats: Mapping[str, Sequence[float]]
+) -> dict[str, dict[str, Any]]:
+    """Return by task the score, each example's outcome and the loss on its target."""
+    outcomes: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        outcomes.setdefault(row.task, []).append((row.index, row.outcome))
+    return {
+        task: {
+            "score": score,
+            "outcomes": [round(value, 6) for _, value in sorted(outcomes[task])],
+            "nats": [round(value, 5) for value in nats[task]],
+        }
+        for task, score in scores.items()
+    }

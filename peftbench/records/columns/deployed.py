@@ -20,5 +20,7 @@ class DeployedColumns(ColumnGroup):
         "as JSON. scored: the trained model, by task: score, outcome of each example in order, and of its target the "
         "summed loss in nats and the tokens. forms: by form: status (ok, unsupported, oom, diverged, error, killed, "
         "timeout) and message; dtype, stored_bytes (safetensors), loaded_bytes, load_seconds; the largest difference "
-        "of a logit over logit_positions positions of targets; tasks as in scored",
+        "of a logit over logit_positions positions of targets; tasks as in scored. Of a form that another engine "
+        "scored also engine (its name and versions), and beside: the largest difference of a log-probability in nats "
+        "from the trained model's, over logprobs of choices and targets, and how many of the decoded texts are equal",
     ] = None

@@ -22,7 +22,22 @@ from peftbench.results.crossed_effects.student import LEVEL
 from peftbench.results.rows import is_number
 
 _MEANS = ("stored_bytes", "loaded_bytes", "load_seconds")
+_COUNTS = ("logprobs", "equal_texts", "texts")
 _LARGEST_DIFFERENCE = "largest_logit_difference"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Another engine's numbers beside those of the trained model, over all seeds."""
+
+    engines: tuple[str, ...]
+    """Engine and torch with their versions: ``vllm 0.32.0 (torch 2.13.0)``."""
+    logprob_difference: float
+    """The largest one of a log-probability, in nats."""
+    logprobs: int
+    equal_texts: int
+    """How many of the decoded texts are the same."""
+    texts: int
 
 
 @dataclass(frozen=True)
@@ -43,9 +58,11 @@ class Numbers:
     loss: float
     logit_difference: float | None
     """The largest one; None if one is not finite."""
-    means: Mapping[str, float]
-    """``stored_bytes``, ``loaded_bytes``, ``load_seconds``."""
+    means: Mapping[str, float | None]
+    """``stored_bytes``, ``loaded_bytes``, ``load_seconds``; None where another engine does not tell it."""
     dtype: str
+    beside: Beside | None = None
+    """How far another engine's numbers are from the trained model's; None if transformers scored the form."""
 
     @property
     def score(self) -> float:
@@ -130,7 +147,9 @@ def _is_whole(one: Mapping[str, Any], name: str) -> bool:
             sizes |= {len(after[task][what]) for what in ("outcomes", "nats")}
             if len(sizes) > 1 or not all(is_number(each["score"]) for each in (mine, after[task])):
                 return False
-        return bool(before) and all(is_number(one["forms"][name][mean]) for mean in _MEANS)
+        form = one["forms"][name]
+        told = all(is_number(form[mean]) or (form[mean] is None and form.get("engine")) for mean in _MEANS)
+        return bool(before) and told and (not form.get("engine") or _beside([form]) is not None)
     except (KeyError, TypeError, AttributeError):
         return False
 
@@ -176,9 +195,29 @@ def _numbers(before: Sequence[Mapping[str, Any]], forms: Sequence[Mapping[str, A
         loss_before=_total(before, "nats") / tokens,
         loss=_total(after, "nats") / tokens,
         logit_difference=max(differences) if len(differences) == len(forms) else None,
-        means={name: statistics.fmean(form[name] for form in forms) for name in _MEANS},
+        means={name: _mean([form[name] for form in forms]) for name in _MEANS},
         dtype=", ".join(dict.fromkeys(str(form["dtype"]) for form in forms)),
+        beside=_beside(forms),
     )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if len(known) == len(values) else None
+
+
+def _beside(forms: Sequence[Mapping[str, Any]]) -> Beside | None:
+    """Return another engine's numbers beside the trained model's; None if none scored the form, or told them."""
+    told = [form.get("beside") for form in forms]
+    names = [form.get("engine") for form in forms]
+    if not all(isinstance(one, dict) for one in (*told, *names)):
+        return None
+    sums = {name: [one.get(name) for one in told if one] for name in (*_COUNTS, "largest_logprob_difference")}
+    if not all(is_number(value) for values in sums.values() for value in values):
+        return None
+    words = [f"{one.get('engine')} {one.get(one.get('engine'))} (torch {one.get('torch')})" for one in names if one]
+    counts = {name: sum(sums[name]) for name in _COUNTS}
+    return Beside(tuple(dict.fromkeys(words)), max(sums["largest_logprob_difference"]), **counts)
 
 
 def _array(seeds: Sequence[Mapping[str, Any]], task: str) -> Array:

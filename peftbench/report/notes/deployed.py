@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from peftbench.methods import deployed_forms
-from peftbench.records.wording import abridged, series
+from peftbench.records.wording import abridged, agreeing, series
 from peftbench.report.collect import Results
 from peftbench.report.derived.deployed import Deployed, deployed
 
@@ -36,6 +36,7 @@ def notes(found: Sequence[Deployed]) -> Iterable[str]:
     merged = {one.form: one.numbers.dtype for one in found if one.numbers and one.form == "merged"}
     if "float32" in merged.values():
         yield "Merged weights are fp32 in cells whose precision is fp32."
+    yield from _engines(found)
     for remark in dict.fromkeys(one.remark for one in found if one.remark and one.numbers):
         cells = dict.fromkeys(one.cell.name for one in found if one.remark == remark and one.numbers)
         forms = dict.fromkeys(one.form for one in found if one.remark == remark and one.numbers)
@@ -44,6 +45,22 @@ def notes(found: Sequence[Deployed]) -> Iterable[str]:
     failed = [(one.cell.name, one.form, why) for one in found for why in one.messages if why not in one.refused]
     for sentence in (*deployed_forms.sentences(absent), *deployed_forms.sentences(failed, "failed")):
         yield f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _engines(found: Sequence[Deployed]) -> Iterable[str]:
+    """Yield which forms another engine scored, and how far its numbers are from the trained model's."""
+    beside = [(one.form, one.numbers.beside) for one in found if one.numbers and one.numbers.beside]
+    for words in dict.fromkeys(each.engines for _, each in beside):
+        mine = [(form, each) for form, each in beside if each.engines == words]
+        texts, equal = (sum(getattr(each, name) for _, each in mine) for name in ("texts", "equal_texts"))
+        decoded = f", and {equal:,} of {texts:,} decoded texts are the same" if texts else ""
+        forms = list(dict.fromkeys(form for form, _ in mine))
+        yield (
+            f"{series(forms)} {agreeing(len(forms), 'is', 'are')} loaded and scored by {series(list(words))} with the "
+            f"same tokens. Of {sum(each.logprobs for _, each in mine):,} log-probabilities of choices and targets none "
+            f"differs by more than {max(each.logprob_difference for _, each in mine):.2g} nats from the trained "
+            f"model's{decoded}."
+        )
 
 
 def _scope(found: Sequence[Deployed]) -> str:

@@ -100,7 +100,8 @@ def _logits(one: Deployed) -> Value:
 
 
 def _mean(shown: Sequence[Deployed], name: str, title: str, short: str | None) -> _Pair:
-    values = [one.numbers.means[name] for one in shown if one.numbers]
+    found = [one.numbers.means[name] for one in shown if one.numbers]
+    values = [value for value in found if value is not None]
     unit = fmt.byte_unit(values) if name.endswith("_bytes") else fmt.Unit("s", 1.0)
 
     def fill(one: Deployed) -> Value:
