@@ -13,9 +13,10 @@ def add(commands: Any) -> None:
     """Add the commands to the parser's."""
     command = commands.add_parser(
         "history",
-        help="find what changed over many nights, and when",
-        description="Find what changed over many nights, for each cell and quantity, and what else changed that night. "
-        "Exit code 0: no change for the worse is in force; 1: one is; 3: nothing could be judged.",
+        help="find what changed over many nightly runs, and when",
+        description="Find what changed over many nightly runs of a suite, for each cell and quantity, and what else "
+        "changed at the same run. Exit code 0: no change for the worse is in force; 1: one is; 3: nothing could be "
+        "judged.",
         examples=(
             "peftbench history nights --format md --last 7",
             "peftbench history results/monday results/tuesday --format html -o history.html",
@@ -24,7 +25,7 @@ def add(commands: Any) -> None:
     nights = command.add_argument(
         "nights",
         nargs="+",
-        metavar="NIGHTS",
+        metavar="RUNS",
         help="results folders, or a folder of them whose names begin with dates; URLs too",
     )
     nights.completer = command_line.folders
@@ -38,12 +39,12 @@ def add(commands: Any) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help="file to write (default: reports/NIGHTS-history.html; others are printed)",
+        help="file to write (default: reports/RUNS-history.html; others are printed)",
     )
     command.add_argument(
         "--last",
         metavar="N",
-        help="exit with 1 only for changes that began in the newest N nights (default: in any night)",
+        help="exit with 1 only for changes that began in the newest N runs (default: in any)",
     )
     command.set_defaults(command=_history, parser=command)
     _add_import(commands)
@@ -53,7 +54,7 @@ def _add_import(commands: Any) -> None:
     command = commands.add_parser(
         "import",
         help="turn the results of another benchmark into results folders",
-        description="Turn the results of another benchmark into results folders, one for each night, which compare and "
+        description="Turn the results of another benchmark into results folders, one for each run, which compare and "
         "history read. A number that has no column of the same meaning is left out.",
         examples=(
             "peftbench import hf-method-comparison june_2026 july_2026 -o nights/peer",
@@ -66,9 +67,11 @@ def _add_import(commands: Any) -> None:
         help="hf-method-comparison: huggingface/peft's MetaMathQA results; lm-eval: what lm-eval's --output_path has, "
         "with --log_samples its examples too",
     )
-    what = "result files, folders of them (one night each), or tables of them"
+    what = "result files, folders of them (one run each), or tables of them"
     command.add_argument("files", nargs="+", metavar="FILES", help=what)
-    command.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder to write the nights into")
+    command.add_argument(
+        "-o", "--output", required=True, metavar="FOLDER", help="folder to write the results folders into"
+    )
     command.set_defaults(command=_import, parser=command)
 
 

@@ -78,7 +78,7 @@ def optimizer(name: str) -> str:
         "needs": "clip_norm: null, and no micro-batches: each gradient is freed once used" if o.in_backward else "",
         "rates": o.rate,
         "devices": ", ".join(["one", *(s for s in STRATEGIES if strategies.divides(s, o))]),
-        "departs": o.departs,
+        "differs": o.departs,
     }
     lines = wrapped(f"{o.name}: {o.title}", WIDTH, "  ")
     for label, fact in facts.items():

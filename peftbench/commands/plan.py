@@ -93,7 +93,7 @@ def plan(suite: Suite, how: PlanOptions) -> int:
     searched = [c for c in candidates if c.candidate_of not in reasons]
     if how.time:
         device.resolve(loaded.device)  # it must be here
-        device.check_count(kind, max(map(ranks, loaded.devices), default=1))
+        selection.check_devices(loaded, kind)
         cells = plan_time.predict(can_run, searched, known.examples)
         plan_time.keep_unsupported([*trials, *candidates], reasons)
         whole = plan_json.with_time(whole, cells, loaded.workers)

@@ -127,7 +127,7 @@ def _memory(each: Forecast, asked: Question) -> dict[str, Any] | None:
         "flop_per_token": found.flops_per_token,
         "fits": each.fits,
         **({f"most_{asked.axis}": each.most} if asked.axis else {}),
-        "levers": [
+        "ways_to_fit": [
             {"settings": dict(lever.settings), "peak_bytes": lever.peak_bytes, "fits": lever.fits}
             for lever in each.levers
         ],

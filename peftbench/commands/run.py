@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, TextIO
 
 from peftbench.commands import FAILED, default_settings, selection, sending
 from peftbench.errors import UserError
-from peftbench.measure import device
-from peftbench.records.devices import ranks
 from peftbench.results import cache, remote
 
 if TYPE_CHECKING:
@@ -151,7 +149,7 @@ def _run_stages(
     loaded = resolved.suite
     kind = executor.device(loaded.device)
     if executor.name == "local":  # with Ray the nodes decide
-        device.check_count(kind, max(map(ranks, loaded.devices), default=1))
+        selection.check_devices(loaded, kind)
     budget = memory_sizes.budget(how.budget, kind) if how.budget else None
     shares = loaded.workers if executor.shares_memory else 1
     options = prepare.Options(

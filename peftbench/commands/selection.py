@@ -87,6 +87,18 @@ def match_ranks(suite: Suite, out: TextIO) -> tuple[Suite, int | None]:
     return found.suite, found.budget
 
 
+def check_devices(suite: Suite, kind: str) -> None:
+    """Check that this machine has as many devices as a trial of a suite needs.
+
+    Raises:
+        UserError: if it has not.
+    """
+    from peftbench.measure import device
+    from peftbench.records.devices import ranks
+
+    device.check_count(kind, max(map(ranks, suite.devices), default=1))
+
+
 def count_trials(trials: Sequence[Trial]) -> str:
     """Return ``14 cells, 3 seeds (0, 1, 2): 40 trials (without training a cell has one trial and no seed)``."""
     seeds = sorted({trial.seed for trial in trials if trial.seed is not None})

@@ -30,9 +30,16 @@ class Agreement:
             return own
         return next((found for found in self.gathered(own) if found is not None), None)
 
-    def survives(self, error: BaseException) -> bool:
-        """Return whether the memory that ran out in a pass is a finding: the other processes are still in theirs."""
-        return failures.out_of_memory(error) and self.gathered is None
+    def ran_out(self, error: BaseException) -> bool:
+        """Return whether memory ran out in a pass, which is a finding of a process that calls its model alone.
+
+        Raises:
+            BaseException: the error, if memory ran out and other processes are still in their pass.
+        """
+        found = failures.out_of_memory(error)
+        if found and self.gathered is not None:
+            raise error
+        return found
 
 
 ALONE = Agreement()

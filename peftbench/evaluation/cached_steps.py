@@ -55,10 +55,8 @@ def why_not(
     try:
         gaps = _distances(model, torch.cat([ids, ids.flip(1)]), steps, pad_id)
     except Exception as error:
-        if together.survives(error):
+        if together.ran_out(error):
             return "memory ran out in the check of the model's cache"
-        if failures.out_of_memory(error):
-            raise
         return f"the model does not continue from its cache: {failures.words(error)}"
     gap = sorted(gaps)[steps // 2]
     if gap <= _CLOSE.get(dtype, _CLOSE_ELSE):
@@ -87,10 +85,8 @@ def why_not_beams(
         given = {"attention_mask": torch.ones_like(whole), **starts.behind(model, whole, start)}
         logits = model(input_ids=whole, **given, use_cache=False).logits
     except Exception as error:
-        if together.survives(error):
+        if together.ran_out(error):
             return "memory ran out in the check of the model's cache"
-        if failures.out_of_memory(error):
-            raise
         return f"the model does not search with beams from its cache: {failures.words(error)}"
     new = made.sequences[:, start:, None]
     each = logits[:, -new.shape[1] - 1 : -1].float().log_softmax(-1).gather(-1, new)

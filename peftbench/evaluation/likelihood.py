@@ -143,7 +143,7 @@ def _pads(model: Model, longest: tuple[int, Text], shortest: tuple[int, Text]) -
             close = abs(alone - padding) / len(text.scored) <= TOLERANCE[model.dtype]
             model.pads = model.agreement.reason(None if close else "padding changes what comes before it") is None
         except Exception as error:
-            if not model.agreement.survives(error):
+            if not model.agreement.ran_out(error):
                 raise
     return model.pads is not False
 

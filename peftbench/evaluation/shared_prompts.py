@@ -273,10 +273,8 @@ def _difference(model: Model, prompts: Sequence[Prompt]) -> str | None:
     except _NotShared as error:
         return str(error)
     except Exception as error:
-        if model.agreement.survives(error):
+        if model.agreement.ran_out(error):
             return "memory ran out in the check of the form in which they are run once"
-        if failures.out_of_memory(error):
-            raise
         return f"the model does not continue from a cache: {failures.words(error)}"
     gap = max(abs(shared[i][0] - whole[i][0]) / len(text.scored) for i, text in texts)
     allowed = likelihood.TOLERANCE[model.dtype]

@@ -144,7 +144,7 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
         petl/options.py: ``hi_lnbefore`` 0). AdapterHub takes the residual stream before the norm (``hi_lnbefore`` 1);
         the results are equal if the norm is the identity.
 
-        We depart from them as follows. Up projections start at zero; so do He's, but Houlsby's and Pfeiffer's start
+        We differ from them as follows. Up projections start at zero; so do He's, but Houlsby's and Pfeiffer's start
         small and random. Down projections start like torch's linear layers, except that their biases start at zero for
         pfeiffer and parallel; all of theirs do. Norms stay frozen; Houlsby trains them. There is no dropout in the
         bottleneck; He uses it.

@@ -44,7 +44,7 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
             share parameters.
 
     References:
-        ``modules: biases`` is BitFit, Ben Zaken et al. 2021, arXiv:2106.10199, section 3. Departs from it: no task
+        ``modules: biases`` is BitFit, Ben Zaken et al. 2021, arXiv:2106.10199, section 3. Differs from it: no task
         head is trained, since a causal language model has none.
     """
     layers, modules = options.get("layers"), options.get("modules")

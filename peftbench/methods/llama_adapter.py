@@ -47,8 +47,8 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
 
     References:
         Zhang et al. 2023, arXiv:2303.16199, section 3. The tanh and the gate per head are found only in the authors'
-        code. The default, one gate without tanh, is peft's (``AdaptionPromptConfig``). We depart from peft where it
-        departs from the paper: on gpt2 it adds the attention to the prompts after the output projection, unprojected;
+        code. The default, one gate without tanh, is peft's (``AdaptionPromptConfig``). We differ from peft where it
+        differs from the paper: on gpt2 it adds the attention to the prompts after the output projection, unprojected;
         it adds the bias of the output projection a second time; and it scales by 1 / sqrt(d_h) also in layers that
         scale differently.
     """

@@ -68,7 +68,7 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
     References:
         Hu et al. 2021, arXiv:2106.09685, section 4.1; Dettmers et al. 2023, arXiv:2305.14314, section 4 (all linear
         layers); Kalajdzievski 2023, arXiv:2312.03732 (rsLoRA); Liu et al. 2024, arXiv:2402.09353, section 4.1 (DoRA;
-        no gradient flows through the norm, as section 4.3 proposes). Departs from the first: by default all linear
+        no gradient flows through the norm, as section 4.3 proposes). Differs from the first: by default all linear
         layers are adapted, not only attention.
     """
     start = options.get("initialization", "kaiming")

@@ -42,7 +42,7 @@ def lora_ga(tuned: Any) -> None:
     u, v in descending order, A is the first r of v, and B the next r of u (``ArB2r``), both times out^(1/4) / sqrt(16).
     s B A is subtracted from W, so that the first forward pass equals the base model's.
 
-    peft's own ``lora_ga`` departs from it: it multiplies B by the gradient's singular values too and does not scale A.
+    peft's own ``lora_ga`` differs from it: it multiplies B by the gradient's singular values too and does not scale A.
 
     Raises:
         Unsupported: if a layer has fewer than 2r components, or a gradient is not finite.

@@ -102,11 +102,11 @@ def apply(tuned: Any, start: str, name: str = "lora") -> None:
       peft, B A is scaled by s before it is subtracted from W, so the first forward pass equals the base model's.
     - ``eva``: the rows of A are the r largest right singular vectors of the module's inputs on the training batches,
       and B is zero. Ranks are redistributed by explained variance; their sum stays the same, and none exceeds twice
-      the given rank. Paischer et al. 2024, arXiv:2410.07170, section 3. Departs from peft's default: all tokens except
+      the given rank. Paischer et al. 2024, arXiv:2410.07170, section 3. Differs from peft's default: all tokens except
       padding are used, not only those with a loss, of which tasks with short answers have too few.
     - ``lora_ga``: singular vectors of the gradient of W, subtracted likewise; see ``lora_calibration.lora_ga``.
     - ``loftq``: s B A is the best rank-r approximation of W - Q(W). Li et al. 2023, arXiv:2310.08659, section 3.
-      Departs from it: one iteration (T = 1), so the quantized weights are the same for every method. peft's own
+      Differs from it: one iteration (T = 1), so the quantized weights are the same for every method. peft's own
       implementation needs CUDA and ignores s.
 
     Raises:

@@ -34,7 +34,7 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
 
     References:
         Li & Liang 2021, arXiv:2101.00190, section 4. The MLP is that of section 4.3, with E as wide as the keys as in
-        the authors' code; in the paper's footnote it is h wide. Departs from the paper: no MLP by default.
+        the authors' code; in the paper's footnote it is h wide. Differs from the paper: no MLP by default.
     """
     hidden, mlp = options.get("hidden_size"), options.get("reparameterization", "none") == "mlp"
     if hidden is not None and not mlp:

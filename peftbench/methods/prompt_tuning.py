@@ -34,7 +34,7 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
         UserError: if one of ``initialization: text`` and ``text`` is given without the other, or the text is empty.
 
     References:
-        Lester et al. 2021, arXiv:2104.08691, sections 2 and 3.2. Departs from it if a text is shorter than the
+        Lester et al. 2021, arXiv:2104.08691, sections 2 and 3.2. Differs from it if a text is shorter than the
         prompt: it is repeated, as in peft, while the paper fills the rest with sampled rows.
     """
     start, text = options["initialization"], options.get("text")

@@ -61,7 +61,9 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
         p.name: p
         for p in (
             Precision("fp32", "float32", "float32", None, doc="everything in 32-bit floats"),
-            Precision("tf32", "float32", "float32", None, tf32=True, devices=("cuda",), doc="fp32 with TF32 products"),
+            Precision(
+                "tf32", "float32", "float32", None, tf32=True, devices=("cuda",), doc="fp32 with TF32 matrix products"
+            ),
             Precision(
                 "bf16", "bfloat16", "float32", "bfloat16", doc="frozen base in bf16, trainables in fp32, autocast"
             ),

@@ -19,13 +19,12 @@ from typing import Any
 from peftbench.errors import UserError
 from peftbench.models import files
 from peftbench.models.files import Stored
-from peftbench.models.stored_kinds import KINDS
+from peftbench.models.stored_kinds import KINDS, UNTRIED
 
 NAME = "stored"
 """The precision in which a base model is used as it is stored."""
 _KEYS = ("quantization_config", "compression_config")
 """Keys of a ``config.json`` with a stored quantization."""
-_READ = ("bitsandbytes", "torchao")
 _TORCHAO = ("Int8WeightOnlyConfig", "IntxWeightOnlyConfig", "Float8WeightOnlyConfig", "NVFP4WeightOnlyConfig")
 """The schemes of torchao that are read: others have other kernels, or quantize activations, which have no gradient."""
 _TORCHAO_PART = re.compile(r"(?P<weight>.*\.)_weight_(?P<part>qdata|scale|zero_point|per_tensor_scale)")
@@ -35,9 +34,6 @@ _PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 """Ends of the names of the other tensors of a 4-bit weight of bitsandbytes, after the weight's own name."""
 _SCALES, _FORMAT = ".SCB", ".weight_format"
 """Ends of the names of the other tensors of an 8-bit weight of bitsandbytes, after the layer's name."""
-
-
-_UNKNOWN = "peftbench has not been tried with it"
 
 
 @dataclass(frozen=True)
@@ -158,9 +154,9 @@ def why_refused(config: Mapping[str, Any]) -> str | None:
 
 def _why_not_read(found: Scheme) -> str:
     """Return why weights that are stored so are not read, as a clause; empty if they are."""
-    kind = KINDS.get(found.kind)
-    if kind is None or found.kind not in _READ:
-        return kind.why_not if kind and kind.why_not else _UNKNOWN
+    why_not = KINDS[found.kind].why_not if found.kind in KINDS else UNTRIED
+    if why_not:
+        return why_not
     if found.where != _KEYS[0]:
         return "transformers reads a quantization_config at the top level of config.json only"
     if found.kind == "torchao" and found.torchao not in _TORCHAO:

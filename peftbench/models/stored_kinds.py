@@ -13,7 +13,7 @@ class Kind:
 
     title: str
     why_not: str = ""
-    """Why it cannot be trained here, as a clause; empty if it can, or if nobody has tried it."""
+    """Why it cannot be trained here, as a clause; empty if it can."""
     way_out: str = ""
     """How to make an unquantized copy, as Python; empty if there is no short way."""
     package: str = ""
@@ -27,14 +27,15 @@ def _copy(settings: str = "", then: str = "") -> str:
     return f'{loaded}.save_pretrained("COPY", save_original_format=False)'
 
 
+UNTRIED = "peftbench has not been tried with it"
 _BUFFERS = "its layers keep their weights in buffers, not in parameters, and peftbench does not count those yet"
 _BY_GPTQMODEL = 'from gptqmodel.utils.model_dequant import dequantize_model; dequantize_model("BASE", "COPY")'
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "aqlm": Kind("AQLM"),
-        "auto-round": Kind("AutoRound"),
+        "aqlm": Kind("AQLM", UNTRIED),
+        "auto-round": Kind("AutoRound", UNTRIED),
         "awq": Kind("AWQ", _BUFFERS),
-        "bitnet": Kind("BitNet"),
+        "bitnet": Kind("BitNet", UNTRIED),
         "bitsandbytes": Kind("bitsandbytes", way_out=_copy(then=".dequantize()")),
         "compressed-tensors": Kind(
             "compressed-tensors",
@@ -42,8 +43,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "unquantized base under the name of a quantized one",
             _copy(", quantization_config=CompressedTensorsConfig(dequantize=True)"),
         ),
-        "eetq": Kind("EETQ"),
-        "fbgemm_fp8": Kind("FBGEMM FP8"),
+        "eetq": Kind("EETQ", UNTRIED),
+        "fbgemm_fp8": Kind("FBGEMM FP8", UNTRIED),
         "fp8": Kind(
             "fine-grained FP8",
             "transformers dequantizes it without being asked wherever its kernels do not run, and then it is no "
@@ -51,7 +52,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             _copy(", quantization_config=FineGrainedFP8Config(dequantize=True)"),
         ),
         "gptq": Kind("GPTQ", _BUFFERS, _BY_GPTQMODEL),
-        "higgs": Kind("HIGGS"),
+        "higgs": Kind("HIGGS", UNTRIED),
         "hqq": Kind("HQQ", "transformers 5 has no loader for its weights and leaves random ones in their place"),
         "mxfp4": Kind(
             "MXFP4",

@@ -166,7 +166,7 @@ def _batch(shape: Pass, trial: Trial) -> Batch:
 
 
 def _bearing(shape: Pass, trial: Trial) -> logits.Bearing | None:
-    """Return positions that stand for those that bear loss, as many as in the forward pass."""
+    """Return positions that stand for those in the loss, as many as in the forward pass."""
     assert trial.training is not None
     kind = trial.training.logits
     if kind == logits.ALL:

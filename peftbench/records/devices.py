@@ -38,7 +38,7 @@ STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
                 offloads=True,
             ),
             Strategy("zero3", "DeepSpeed ZeRO-3", "the same as fsdp2, by DeepSpeed", data=True, offloads=True),
-            Strategy("tp", "tensor parallel", "each weight matrix of a layer, and its product", data=False),
+            Strategy("tp", "tensor parallel", "each weight matrix of a layer, and its matrix product", data=False),
             Strategy("pp", "pipeline", "the decoder layers, in consecutive stages", data=False),
             Strategy(
                 "device_map",

@@ -52,7 +52,7 @@ def read(run: Run, config: Any, whole: Callable[[str, str | None], load.Loaded])
     if run.parallel.rank == 0 or not _sends(run):
         loaded = here()
         told = _facts(loaded)
-    told = run.parallel.gathered(told if run.parallel.rank == 0 else None)[0]
+    told = run.parallel.first(told if run.parallel.rank == 0 else None)
     if run.parallel.rank and _sends(run):
         hollow = _hollow(run, config, told)
         loaded, run.read_here = (hollow, here) if hollow else (here(), None)
@@ -125,7 +125,7 @@ def attach(run: Run, loaded: load.Loaded) -> Any:
         return add(loaded.model, trial.rank, trial.options)
     gc.collect()  # a divided model refers to itself
     tuned: Any = add(loaded.model, trial.rank, trial.options) if run.read_here is None else None
-    told = run.parallel.gathered(shards.structure(tuned) if run.parallel.rank == 0 else None)[0]
+    told = run.parallel.first(shards.structure(tuned) if run.parallel.rank == 0 else None)
     if run.read_here is not None:
         tuned = _attached_hollow(run, loaded, told)
         if tuned is None:

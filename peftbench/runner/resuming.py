@@ -50,7 +50,7 @@ def resume(run: Run, learner: Learner, examples: Sequence[Encoded]) -> Course | 
     Returns:
         What was done before; None if training begins.
     """
-    place: Path | None = run.parallel.gathered(training_states.newest(run.job.scratch, run.job.key))[0]
+    place: Path | None = run.parallel.first(training_states.newest(run.job.scratch, run.job.key))
     if place is None:
         return None
     with run.clock.phase(Phase.RESUME):
@@ -147,7 +147,7 @@ class Keeper:
         own = Path(run.job.scratch) / training_states.FOLDER / f".{machine.process_name()}-{run.job.key}"
         if parallel.rank == 0:
             shutil.rmtree(own, ignore_errors=True)
-        folder: Path = parallel.gathered(own)[0]
+        folder: Path = parallel.first(own)
         found = parallel.gathered(self._write(training_states.part(folder, parallel.rank, parallel.count), course))
         if parallel.rank > 0:
             return

@@ -177,7 +177,7 @@ def _beside_reference(run: Run) -> Iterator[None]:
 def _reference_seconds(run: Run) -> list[float] | None:
     """Return the times of reference steps; of several processes only the first takes them, while the others wait."""
     seconds = reference.step_seconds() if run.parallel.rank == 0 else []
-    found: list[float] | None = run.parallel.gathered(seconds)[0]
+    found: list[float] | None = run.parallel.first(seconds)
     return found
 
 

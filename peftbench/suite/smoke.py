@@ -71,7 +71,7 @@ def smoke(suite: Suite, device: str) -> Smoke:
     found: dict[str, Trial] = {}
     notes = [
         f"smoke mode: {STEPS} steps of {BATCH} examples on {BASE}; the suite's own base model and data are not read, "
-        f"and learning rates below {RATE} are {RATE}, except of full fine-tuning"
+        f"and learning rates below {RATE} are raised to {RATE}, except for full fine-tuning"
     ]
     for trial in expand(suite, device):
         made, changes = _small(trial)

@@ -1,4 +1,4 @@
-"""Logits at the positions that bear loss alone, all at once or in chunks that are computed twice.
+"""Logits at the positions in the loss alone, all at once or in chunks that are computed twice.
 
 With a large vocabulary, logits are the largest tensors of a training step: at each position a float for every token,
 their copy in fp32, its softmax and a gradient. Prompts, padding and virtual tokens need none.
@@ -83,7 +83,7 @@ def check(model: Any, kind: str) -> None:
 def losses(
     model: Any, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, where: Bearing, ignored: int
 ) -> torch.Tensor:
-    """Return the cross-entropy at each position that bears loss, (n,) in nats.
+    """Return the cross-entropy at each position in the loss, (n,) in nats.
 
     Args:
         model: a base model or a tuned one, which predicts tokens.
@@ -170,11 +170,11 @@ class _All:
             hook.remove()
 
     def before(self, _: nn.Module, args: tuple[Any, ...]) -> Any:
-        """Give the output layer the hidden states of the positions that bear loss."""
+        """Give the output layer the hidden states of the positions in the loss."""
         return (self.selected(args)[None], *args[1:])
 
     def selected(self, args: tuple[Any, ...]) -> torch.Tensor:
-        """Return the hidden states of the positions that bear loss, (n, d)."""
+        """Return the hidden states of the positions in the loss, (n, d)."""
         self.calls += 1
         b, t = self.shape
         hidden = args[0] if args and isinstance(args[0], torch.Tensor) else torch.empty(0)

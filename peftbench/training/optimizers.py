@@ -55,7 +55,7 @@ def _sgd(groups: Any, lr: float) -> torch.optim.Optimizer:
 def _adafactor(groups: Any, lr: float) -> torch.optim.Optimizer:
     """Return Adafactor at the suite's learning rate.
 
-    Departs from the paper: the learning rate is the schedule's and not relative to the step or to the scale of the
+    Differs from the paper: the learning rate is the schedule's and not relative to the step or to the scale of the
     tensor. Adafactor still clips each update to a root mean square of 1, after the gradient clipping of all methods.
 
     References:

@@ -176,7 +176,7 @@ def test_nearly_all_test_examples_are_scored_rather_than_a_draw():
 
 def test_scores_of_the_built_in_base_are_not_said_to_be_of_other_models():
     (unknown,) = model_facts.facts("nano").unknown
-    assert unknown == "what scores would be of a model of yours: nano has seen the built-in tasks' grammar only"
+    assert unknown == "what your own model would score: nano was trained on the built-in tasks' grammar alone"
 
 
 def test_overlap_is_said_as_a_run_counts_it():

@@ -60,7 +60,7 @@ def test_python_and_the_command_predict_the_same(whole, found) -> None:
             "fits",
         ):
             assert memory[name] == getattr(ours, name), name
-        assert [each["peak_bytes"] for each in memory["levers"]] == [each.peak_bytes for each in ours.ways_to_fit]
+        assert [each["peak_bytes"] for each in memory["ways_to_fit"]] == [each.peak_bytes for each in ours.ways_to_fit]
     fits = {cell.cell: cell.fits for cell in found.cells}
     assert (fits["full fp32"], fits["lora r=8 fp32"]) == (False, True)
     assert [cell.cell for cell in found.fitting] == [name for name, fitting in fits.items() if fitting]

@@ -103,7 +103,7 @@ def test_a_plan_as_json_has_every_number_with_its_unit(capsys):
         [0, 1, 2],
         False,
     )
-    assert cell["memory"]["levers"][-1]["fits"]
+    assert cell["memory"]["ways_to_fit"][-1]["fits"]
     parts = {key: value for key, value in cell["memory"].items() if isinstance(value, int | float)}
     assert all(key.endswith(("_bytes", "_parameters", "_token", "fits")) for key in parts)
     assert any("device auto is the CPU here" in note and "--set device=cuda" in note for note in whole["notes"])

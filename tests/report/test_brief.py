@@ -33,7 +33,7 @@ def test_the_brief_quickstart_table_has_the_scores_and_costs_that_decide():
     low = {"prompt tuning r=50": "prompt_tuning r=50 fp32", "LLaMA-Adapter r=10": "llama_adapter r=10 fp32"}
     assert {name for name, score in scores.items() if score <= majority} == set(low.values())
     each = ", ".join(f"{shown} ({scores[name]:.1f})" for shown, name in low.items())
-    assert brief.pop(0) == f"Warning: judge, at or below majority ({majority:.1f}): {each}."
+    assert brief.pop(0) == f"Warning: judge, not above majority ({majority:.1f}): {each}."
     heads = ["cell", "describe", "compute", "judge", "mean", "P(within", "trainable", "peak", "train", "n"]
     assert brief[0].split() == heads
     rows = {line[:24].strip(): line.split() for line in whole[3:19]}

@@ -118,7 +118,7 @@ def test_times_beside_another_process_on_the_gpu_count_nowhere(tmp_path):
     assert "Times of 2 of 3 trials are unreliable: the machine was busy (another process used the GPU)." in table(
         folder, "md"
     )
-    assert "no time of 2 of 3 trials can be trusted (GPU shared)" in table(folder, "brief")
+    assert "the times of 2 of 3 trials are unreliable (GPU shared)" in table(folder, "brief")
     read = night.read(folder)
     assert {cell[1]: len(night.timed(read.records(cell))[0]) for cell in read.cells} == {PARTLY: 1, WHOLLY: 0}
     speeds = {each.cell: each.values for each in history([folder]).series if each.quantity.name == "tokens_per_second"}

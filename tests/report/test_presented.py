@@ -215,8 +215,8 @@ def test_what_makes_numbers_void_comes_first_in_one_line_each(tmp_path):
     folder = store(tmp_path / "r", *made)
     lines = table(folder, "brief").splitlines()
     assert lines[:2] == [
-        "Warning: busy machine: no time of 2 of 2 trials can be trusted (up to 50 % waiting).",
-        "Warning: judge, at or below majority (28.0): full fine-tuning (25.0).",
+        "Warning: busy machine, the times of 2 of 2 trials are unreliable (up to 50 % waiting for a CPU).",
+        "Warning: judge, not above majority (28.0): full fine-tuning (25.0).",
     ]
     assert lines[2].split()[0] == "cell"
     worse = store(
@@ -227,7 +227,7 @@ def test_what_makes_numbers_void_comes_first_in_one_line_each(tmp_path):
     )
     many = [make_result(f"lora r={rank} fp32", rank=rank, scores={"judge": 0.2}) for rank in range(1, 40)]
     found = voids.warnings(collect.collect(store(tmp_path / "m", *many, make_result("full fp32", "full", rank=None))))
-    assert found[0].startswith("Warning: judge, at or below majority (28.0): LoRA r=1 (20.0), ")
+    assert found[0].startswith("Warning: judge, not above majority (28.0): LoRA r=1 (20.0), ")
     assert found[0].endswith(" more.")
     assert len(found[0]) <= 100
 

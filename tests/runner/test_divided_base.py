@@ -168,7 +168,7 @@ def test_a_method_that_cannot_be_attached_without_the_weights_is_attached_to_tho
     whole = usual(plain.model, made.rank, made.options)
     hollow.model.to("meta").peftbench_origin = replace(hollow.model.peftbench_origin, step_examples=["of the trial"])
     monkeypatch.setattr(divided_base, "resolve", lambda _: attach)
-    parallel = SimpleNamespace(early=True, rank=1, gathered=lambda _: [shards.structure(whole)])
+    parallel = SimpleNamespace(early=True, rank=1, first=lambda _: shards.structure(whole))
     run = SimpleNamespace(job=trials.job(made, tmp_path), parallel=parallel, read_here=read, base=None)
     torch.manual_seed(0)
     tuned = divided_base.attach(run, hollow)

@@ -13,7 +13,7 @@ from peftbench.training import saved_state
 
 def rank_0(folder, told):
     """Return a run as rank 0 of two has it; ``told`` gives what the other one gathers, from rank 0's own."""
-    parallel = SimpleNamespace(rank=0, count=2, gathered=lambda own: [own, told(own)])
+    parallel = SimpleNamespace(rank=0, count=2, gathered=lambda own: [own, told(own)], first=lambda own: own)
     return SimpleNamespace(job=SimpleNamespace(scratch=str(folder), key="a", environment_json="{}"), parallel=parallel)
 
 

@@ -1,4 +1,4 @@
-"""Logits at the positions that bear loss alone, at once or in chunks: the same losses and gradients, in less memory."""
+"""Logits at the positions in the loss alone, at once or in chunks: the same losses and gradients, in less memory."""
 
 from __future__ import annotations
 

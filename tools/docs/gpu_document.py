@@ -55,7 +55,11 @@ def machine(folder: Path) -> str:
         f"{name} {found['packages'][name]}" for name in ("torch", "transformers", "peft", "bitsandbytes")
     )
     rate = device["matrix_flops_per_second"]
-    rates = f"its best bf16 product {rate / 1e12:.3g} TFLOP/s" if rate else "its best bf16 product is not known"
+    rates = (
+        f"its best bf16 matrix product {rate / 1e12:.3g} TFLOP/s"
+        if rate
+        else "its best bf16 matrix product is not known"
+    )
     copied = device.get("copied_bytes_per_second")
     rates += f", copies within its memory {copied / 1e12:.3g} TB/s" if copied else ""
     driver = ", ".join(gpu.get("driver_version", "") for gpu in found["gpus"] or ())
@@ -186,7 +190,7 @@ def speed(folder: Path) -> str:
         "`Trainer`",
         "to the bare loop",
         "to `Trainer`",
-        "of the best product",
+        "of the best matrix product",
     )
     return table(lines, (*head, "attention"))
 

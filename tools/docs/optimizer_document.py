@@ -34,7 +34,7 @@ def _shared(optimizer: Optimizer) -> str:
 
 
 def limits() -> str:
-    """Return a row for each optimizer: what it trains, its rates, which strategies divide it, how it departs."""
+    """Return a row for each optimizer: what it trains, its rates, which strategies divide it, its differences."""
     rows = [
         (
             f"`{o.name}`",
@@ -45,7 +45,7 @@ def limits() -> str:
         )
         for o in OPTIMIZERS.values()
     ]
-    return table(rows, ("optimizer", "trains", "learning rate", "on several devices", "departs"))
+    return table(rows, ("optimizer", "trains", "learning rate", "on several devices", "differs from its source"))
 
 
 def in_16_gb() -> str:

@@ -111,13 +111,13 @@ AXES: Mapping[str, Axis] = {
             *({"precision": name, "gradient_checkpointing": True} for name in ("bf16", "nf4", "torchao-int8")),
         ),
         ("lora",),
-        "weights and products are rounded otherwise, which is the price of a precision",
+        "weights and matrix products are rounded otherwise, which is the price of a precision",
     ),
     "nvfp4": Axis(
         "NVFP4 weights of a frozen base",
         ({"precision": "torchao-nvfp4"}, {"precision": "torchao-nvfp4", "gradient_checkpointing": True}),
         ("lora",),
-        "weights and products are rounded otherwise, which is the price of a precision",
+        "weights and matrix products are rounded otherwise, which is the price of a precision",
         ("nano",),
         "torchao needs matrices whose sides are multiples of 16, which those of `32k` are not",
     ),
@@ -179,7 +179,7 @@ class Row:
 
 @cache
 def steps() -> list[list[Encoded]]:
-    """Return the examples of each step: random tokens, of which the last bear loss."""
+    """Return the examples of each step: random tokens, of which the last are in the loss."""
     drawn = random.Random("ladder")
     return [
         [

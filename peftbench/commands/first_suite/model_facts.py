@@ -81,7 +81,7 @@ def facts(source: str) -> BaseFacts:
     _check_predicts(source, config)
     unknown = []
     if source in BASES:
-        unknown.append(f"what scores would be of a model of yours: {source} has seen the built-in tasks' grammar only")
+        unknown.append(f"what your own model would score: {source} was trained on the built-in tasks' grammar alone")
     weights = files.why_unusable(folder)
     if weights and not find.on_hub(base):
         unknown.append(f"its weights ({weights}): `plan --memory` needs none, `run` does")

@@ -2,7 +2,7 @@
 
 Each form begins with the saved weights and the base model's files and ends with a model that only transformers and peft
 have loaded: none of peftbench's loading, hooks or autocast is in it. What a form computes is therefore what another
-program of these libraries computes. The trained model in memory is not used. One thing departs: 4-bit layers keep one
+program of these libraries computes. The trained model in memory is not used. One thing differs: 4-bit layers keep one
 kernel on the CPU (``docs/design/one_4bit_kernel.md``), so that results do not depend on the CPU.
 """
 

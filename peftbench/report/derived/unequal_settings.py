@@ -42,7 +42,7 @@ _WORK = {
     "steps_done": "steps",
     "examples_seen": "examples seen",
     "nonpadding_tokens": "data tokens",
-    "loss_tokens": "loss-bearing tokens",
+    "loss_tokens": "tokens in the loss",
 }
 """Columns that should be equal in all finished trials of a seed, and what they are called in notes."""
 _AMOUNT = ("steps", "epochs", "tokens", "batch_size", "sequence_length", "group_by_length")

@@ -53,8 +53,12 @@ def _unchanged(comparison: Comparison) -> str:
     for each in found:
         counts[each.quantity.title] = counts.get(each.quantity.title, 0) + 1
     total = len(comparison.cells)
-    listed = ", ".join(f"{title} of {n}" for title, n in counts.items())
-    return _wrapped(f"unchanged, of {total} cells in both: {listed}" if found else f"{total} cells in both")
+    listed = ", ".join(f"{title} ({n})" for title, n in counts.items())
+    return _wrapped(
+        f"{total} cells are in both; unchanged, with the number of cells: {listed}"
+        if found
+        else f"{total} cells are in both"
+    )
 
 
 def _listed(title: str, lines: Sequence[str]) -> str:

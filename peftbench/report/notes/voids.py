@@ -70,8 +70,8 @@ def _busy(results: Results) -> Iterator[str]:
     found = busy_trials(results.trials)
     if found:
         yield (
-            f"busy machine: no time of {found.count} of {plural(found.known, 'trial')} can be trusted "
-            f"({busy.why(found, f'up to {100 * found.largest_share:.0f} % waiting', 'GPU shared')})."
+            f"busy machine, the times of {found.count} of {plural(found.known, 'trial')} are unreliable "
+            f"({busy.why(found, f'up to {100 * found.largest_share:.0f} % waiting for a CPU', 'GPU shared')})."
         )
 
 
@@ -90,9 +90,10 @@ def _guessing(results: Results, names: Mapping[str, str], tasks: Collection[str]
             each = [f"{name} ({100 * score:.1f})" for score, name in low]
             if low and len(low) == len(scored):
                 best, name = low[-1]
-                yield f"{task}: no cell is above {kind} ({100 * level:.1f}); the best, {name}, has {100 * best:.1f}."
+                top = f"the best, {name}, has {100 * best:.1f}"
+                yield f"{task}: no cell is above {kind} ({100 * level:.1f}); {top}."
             elif low:
-                yield _fitting(f"{task}, at or below {kind} ({100 * level:.1f})", each)
+                yield _fitting(f"{task}, not above {kind} ({100 * level:.1f})", each)
         elif zero := sorted(names[cell] for cell, score in scored.items() if score == 0):
             yield _fitting(f"{task}, at the lowest possible score", zero)
 

@@ -59,7 +59,7 @@ TITLES = {
     "peak_generate_bytes": "peak memory, generation",
     "tokens_per_second": "tokens/s",
     "processed_tokens_per_second": "processed tokens/s",
-    "loss_tokens_per_second": "loss-bearing tokens/s",
+    "loss_tokens_per_second": "tokens/s in the loss",
     "train_seconds": "train time",
     "wall_seconds": "time of a trial",
     "largest_merge_logit_difference": "merged, largest logit difference",

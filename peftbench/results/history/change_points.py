@@ -1,7 +1,7 @@
 """Change points of one noisy series: steps of its level, told apart from single nights that stand out.
 
 The procedure is that of E-divisive (Matteson and James 2014, arXiv:1306.4933, section 3): find the split that divides
-a series best, test it by permutation, and divide both parts again. It departs from the paper in its statistic. The
+a series best, test it by permutation, and divide both parts again. It differs from the paper in its statistic. The
 series is replaced by its ranks, and the statistic of a split after k of n nights is the standardized rank sum
 
     z(k) = (R(k) - k (n + 1) / 2) / sqrt(k (n - k) (n + 1) / 12),   T = max |z(k)|,  3 <= k <= n - 3

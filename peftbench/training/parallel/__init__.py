@@ -177,6 +177,10 @@ class Parallel:
         """Return each rank's value, on every rank."""
         return [value]
 
+    def first(self, value: Any) -> Any:
+        """Return rank 0's value, on every rank."""
+        return self.gathered(value)[0]
+
 
 ALONE = Parallel()
 
