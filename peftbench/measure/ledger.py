@@ -64,6 +64,11 @@ class CategoryBytes:
             self.peak_bytes, self.peak = self._total, dict(self.live)
 
 
+_COMPOSED = ("Float8TrainingTensor",)
+"""Types of tensors whose operators are made of others, and that have no storage of their own: torchao's factors of a
+product in 8-bit floats."""
+
+
 class Ledger(TorchDispatchMode):
     """Counts the storages that exist while it is active: views and tied tensors once, until the storage is freed."""
 
@@ -157,7 +162,9 @@ class Ledger(TorchDispatchMode):
         self.bytes.add(entry.category, -entry.size)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operator and count the tensors that it returns."""
+        """Run one operator and count the tensors that it returns; of some types, those that it makes meanwhile."""
+        if any(kind.__name__ in _COMPOSED for kind in types):
+            return NotImplemented  # the type's own code runs, and its operators come here
         out = func(*args, **(kwargs or {}))
         for leaf in (out,) if isinstance(out, torch.Tensor) else tree_leaves(out):
             if isinstance(leaf, torch.Tensor):

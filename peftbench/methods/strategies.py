@@ -142,6 +142,8 @@ def refusal(
     why = _why_not_at_all(devices, device) or _why_not(LIMITS[devices.strategy], method, precision, training)
     if training.offload != "none":
         why = why or f"offload: {training.offload} was not tried on several devices; use offload: none, or one device"
+    if training.compute != "auto":
+        why = why or f"compute: {training.compute} was not tried on several devices; use compute: auto, or one device"
     name = f"{method.name} {method.variant}".strip()
     return Refusal(f"{name} {precision} does not run on {devices.name}", why) if why else None
 

@@ -11,6 +11,9 @@ from peftbench.models.precision import PRECISIONS, effective
 from peftbench.records import OPTIMIZERS, Devices, Optimizer, Training
 from peftbench.records.attention import ATTENTIONS, AUTO
 
+COMPUTED = ("bf16", "bf16-true")
+"""Precisions whose products ``train.compute`` can replace."""
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -48,6 +51,8 @@ def refusal(method: Method, precision: str, device: str, training: Training | No
     if training and training.packing:
         found = found or _no_packing(method)
     found = found or _no_offload(method, precision, device, training)
+    if training and training.compute != "auto":
+        found = found or _no_compute(precision, training.compute)
     if training and training.attention != AUTO:
         found = found or _no_attention(training.attention, precision, device)
     return found or (_no_optimizer(method, precision, training) if training else None)
@@ -126,6 +131,15 @@ def _no_packing(method: Method) -> Refusal | None:
 def _no_offload(method: Method, precision: str, device: str, training: Training | None) -> Refusal | None:
     found = offload_support.refused(method, precision, device, training) if training else None
     return Refusal(*found) if found else None
+
+
+def _no_compute(precision: str, compute: str) -> Refusal | None:
+    if precision in COMPUTED:
+        return None
+    why = "quantized weights are dequantized, and then multiplied in 16 bits"
+    if PRECISIONS[precision].quantization is None:
+        why = f"it takes the place of products in bf16; allowed: {', '.join(COMPUTED)}"
+    return Refusal(f"{precision} does not exist with compute: {compute}", why)
 
 
 def _no_attention(name: str, precision: str, device: str) -> Refusal | None:

@@ -108,6 +108,9 @@ class Training:
     ``optimizer`` with gradients and state, or ``all``. Losses are the same, bit for bit if the host is the device."""
     attention: str = AUTO
     """How attention is computed, by transformers' name, in training and in scoring."""
+    compute: str = "auto"
+    """``fp8`` to multiply in 8-bit floats in training, in the base model's linear layers; ``auto`` as the precision
+    says."""
 
     def offloads(self, what: str) -> bool:
         """Return whether ``activations``, ``weights`` or the ``optimizer`` are kept on the host."""

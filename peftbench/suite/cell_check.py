@@ -70,6 +70,11 @@ def problems(cell: Cell, suite: Suite) -> Iterable[str]:
     if settings["score"] == "best_on_validation" and settings["validate_every"] is None:
         yield f"{cell.where}: score: best_on_validation needs validate_every, the steps between validations"
     yield from (f"{cell.where}: {why}" for why in _optimizer_problems(settings))
+    if settings["compute"] != "auto" and find_spec("torchao") is None:
+        yield (
+            f"{cell.where}: compute: {settings['compute']} needs the package torchao, which is not installed: "
+            "pip install 'peftbench[torchao]'"
+        )
     if settings["validate_every"] is not None:
         validated = [task.name for task in suite.tasks if "validation" in splits(task)]
         missing = [name for name, _ in suite.data if name not in validated]

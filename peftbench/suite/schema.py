@@ -94,6 +94,12 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
             AUTO,
             "how attention is computed, in training and scoring, by transformers' name; auto: sdpa if the base has it",
         ),
+        "compute": Setting(
+            Literal["auto", "fp8"],
+            "auto",
+            "fp8: in training the base's linear layers multiply 8-bit floats, however they are stored; needs the extra "
+            "torchao (docs/precisions.md)",
+        ),
         "loss_on": Setting(Literal["completion", "all"], "completion", "the tokens in the loss"),
         "score": Setting(Literal["last", "best_on_validation"], "last", "the step whose weights are scored"),
         "validate_every": Setting(Count | None, None, "steps between validation losses; null for none"),

@@ -19,7 +19,16 @@ from peftbench.models.precision import Precision
 from peftbench.records import Phase, StepRow, Training
 from peftbench.records.columns.time import TimeColumns
 from peftbench.records.columns.work import WorkColumns
-from peftbench.training import checkpointing, host_step, logits, offloading, optimizers, several_optimizers, turns
+from peftbench.training import (
+    checkpointing,
+    float8,
+    host_step,
+    logits,
+    offloading,
+    optimizers,
+    several_optimizers,
+    turns,
+)
 from peftbench.training.batches import Batch, micro_batches
 from peftbench.training.encoded import Encoded
 from peftbench.training.losses import batch_loss
@@ -71,12 +80,13 @@ def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, 
             parallel.
 
     Raises:
-        Unsupported: if logits cannot be made, or activations computed again, where the settings want it alone.
+        Unsupported: if logits, what is computed again, or products cannot be as the settings want them.
     """
     logits.check(model, training.logits)
     scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
         where["device"], init_scale=_SCALE, enabled=where["precision"].gradient_scaling
     )
+    float8.use(model, training.compute, where["device"])
     if training.gradient_checkpointing:
         checkpointing.enable(model, training.gradient_checkpointing)
     return Learner(model, parameters, optimizers.make(parameters, training, model), scaler, training, **where)

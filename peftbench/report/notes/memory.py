@@ -22,6 +22,7 @@ _MUST_EQUAL = {
     "train.logits": "the positions that have logits",
     "train.attention": "how attention is computed",
     "train.offload": "offloading",
+    "train.compute": "the numbers that are multiplied",
 }
 """Settings that, beside method, rank and precision, decide the memory of a training step; with their names in notes."""
 _SINGULAR = ("gradient checkpointing", "packing")

@@ -52,11 +52,13 @@ def _of_base(trials: Sequence[Trial], folder: Path) -> dict[str, str]:
             continue
         method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
         divided = trial.devices.count if trial.devices is not None and trial.devices.strategy == "tp" else None
-        if not method.trains or (method.trains_base and not any(trial.options.values()) and not divided):
+        compute = trial.training.compute if trial.training is not None else "auto"
+        plain = method.trains_base and not any(trial.options.values()) and not divided and compute == "auto"
+        if not method.trains or plain:
             continue  # nothing is attached, and nothing selected
         # neither the size of a method of peftbench nor the dtype of plain weights decides whether it can be attached
         rank = trial.rank if method.variant else None
-        what = (method.name, rank, precision.quantization, divided, repr(sorted(trial.options.items())))
+        what = (method.name, rank, precision.quantization, divided, compute, repr(sorted(trial.options.items())))
         if what not in tried:
             tried[what] = _why_not(trial, config, divided)
         reason = tried[what]
@@ -74,6 +76,7 @@ def _why_not(trial: Trial, config: Any, divided: int | None) -> str | None:
     """
     from peftbench.models import dry_load
     from peftbench.planner import fake
+    from peftbench.training import float8
     from peftbench.training.parallel import tensor
 
     with warnings.catch_warnings(), dry_load.quiet():
@@ -86,6 +89,8 @@ def _why_not(trial: Trial, config: Any, divided: int | None) -> str | None:
             tuned = fake.attach(made, trial)
             if divided is not None:
                 tensor.check(tuned, divided)
+            if trial.training is not None and trial.training.compute == float8.FP8:
+                float8.products(tuned, trial.device)
         except Unsupported as error:
             # torch raises NotImplementedError for what only tensors without values cannot do
             unknown = isinstance(error.__cause__, NotImplementedError) or fake.lacks_values(error)
