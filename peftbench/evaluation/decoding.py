@@ -24,6 +24,7 @@ from transformers.generation import GenerationMode
 from peftbench.errors import Unsupported
 from peftbench.evaluation import starts
 from peftbench.evaluation.answer_steps import Ended, OnceInAnswer
+from peftbench.models.anatomy import parts
 from peftbench.tasks.lm_eval_export import NGRAMS, TURN_ENDS
 
 if TYPE_CHECKING:
@@ -129,6 +130,28 @@ def without_own(model: Any) -> Iterator[None]:
             if "generate" in held and isinstance(module, GenerationMixin):
                 after.callback(held.__setitem__, "generate", held.pop("generate"))
         yield
+
+
+@contextmanager
+def contiguous(model: Any) -> Iterator[None]:
+    """Give a model's head contiguous inputs within the context, where it computes in 16 bits on a CPU.
+
+    ``generate`` slices the last positions of the prompts off. Torch multiplies a slice row by row, for which oneDNN
+    copies a head in 16 bits for each row: 0.8 GB for 32 prompts, a width of 384 and a vocabulary of 32,768. The logits
+    are the same.
+    """
+
+    def packed(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        slow = inputs and inputs[0].device.type == "cpu" and inputs[0].dtype in (torch.bfloat16, torch.float16)
+        return (inputs[0].contiguous(), *inputs[1:]) if slow else None
+
+    head = parts.end(model, "get_output_embeddings")
+    hook = head.register_forward_pre_hook(packed) if head is not None else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 @dataclass(frozen=True)
@@ -267,6 +290,7 @@ def _batch(harness: Harness, decoding: Decoding, prompts: list[str], seed: int |
     kind, dtype = harness.device.type, harness.mixed_precision_dtype
     with (
         without_own(harness.model),
+        contiguous(harness.model),
         torch.autocast(kind, dtype=dtype, enabled=dtype is not None),
         nullcontext() if seed is None else _seeded(seed, kind),
     ):

@@ -275,6 +275,25 @@ def test_answers_that_reach_the_largest_number_of_tokens_are_counted(tiny):
     assert harness.unended == sum(first not in text for text in texts)
 
 
+@pytest.mark.parametrize("storage", ["bf16-true", "bf16"])
+def test_a_head_in_16_bits_is_given_no_slices_of_the_prompts_which_a_cpu_would_multiply_by_a_copy_each(storage, tiny):
+    base = method_cells.loaded(tiny, "base", storage)
+    head, packed = base.model.get_output_embeddings(), []
+    watch = head.register_forward_hook(lambda _, inputs, __: packed.append(inputs[0].is_contiguous()))
+    harness = scoring.Harness(base.model, base.tokenizer, EVALUATION, PRECISIONS[storage])
+    same = [Instance("generate_until", {}, ("one two ?", dict(GREEDY_KWARGS)), 0)] * 4
+    harness.generate_until(same)  # finds out first whether the cache can be trusted
+    packed.clear()
+    harness.generate_until(same)
+    watch.remove()
+    assert len(packed) > 1
+    assert all(packed)
+    assert not head._forward_pre_hooks
+    hidden = torch.randn(4, 7, head.in_features, dtype=torch.bfloat16)[:, -1:]
+    weight = head.weight.detach().bfloat16()
+    torch.testing.assert_close(*(torch.nn.functional.linear(x, weight) for x in (hidden, hidden.contiguous())))
+
+
 def test_a_task_of_lm_eval_may_sample_or_use_beams(tiny):
     base = method_cells.loaded(tiny, "base", "fp32")
     harness = scoring.Harness(base.model, base.tokenizer, EVALUATION, PRECISIONS["fp32"])
