@@ -82,6 +82,7 @@ quantizers: $(STAMP)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --group quantizers
 	PEFTBENCH_ALL_GROUPS=1 $(BIN)/python -m pytest --run-slow --session-timeout 900 --numprocesses 2 tests/models/test_stored.py \
 		tests/models/test_precision.py tests/planner/test_fake_quantized.py tests/models/test_torchao_precisions.py \
+		tests/planner/test_loading.py tests/training/test_float8.py \
 		tests/runner/test_resuming.py::test_an_interrupted_trial_in_the_precision_of_an_extra_equals_the_unbroken_one
 
 fuzz: $(STAMP)

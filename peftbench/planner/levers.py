@@ -12,7 +12,13 @@ from peftbench.planner.records import Lever
 from peftbench.records import Trial
 
 EIGHT_BIT: Mapping[str, str] = MappingProxyType(
-    {"adamw": "adamw_8bit", "paged_adamw": "paged_adamw_8bit", "lion": "lion_8bit"}
+    {
+        "adamw": "adamw_8bit",
+        "paged_adamw": "paged_adamw_8bit",
+        "lion": "lion_8bit",
+        "paged_lion": "paged_lion_8bit",
+        "ademamix": "ademamix_8bit",
+    }
 )
 """Optimizer -> the same with its state in 8 bits."""
 _SMALLER = ("bf16", "nf4")

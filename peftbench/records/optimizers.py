@@ -6,18 +6,15 @@ which of them take shards, and ``docs/optimizers.md`` is made from this table.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-Shape = tuple[int, ...]
+from peftbench.records import optimizer_bytes as sizes
+from peftbench.records.optimizer_bytes import APOLLO_RANK, GALORE_RANK, Shape
+
 AS_ADAMW = "as with AdamW"
 """How the rates of most optimizers relate to AdamW's."""
-_SMALL = 4096
-"""bitsandbytes keeps the state of tensors with fewer values in 32 bits."""
-_BLOCK = 256
-"""Values that share one scale in the 8-bit state of bitsandbytes."""
 
 
 @dataclass(frozen=True)
@@ -63,71 +60,14 @@ class Optimizer:
         return self.state_bytes((4096, 4096), width) / 4096**2
 
 
-def _values(shape: Shape) -> int:
-    return math.prod(shape)
-
-
-def _of_values(each: float) -> Callable[[Shape, int], int]:
-    """Return the state of an optimizer that keeps ``each`` bytes for a value, whatever the type of the weights."""
-    return lambda shape, _: round(each * _values(shape))
-
-
-def _eight_bits(moments: int) -> Callable[[Shape, int], int]:
-    """Return the state of bitsandbytes' 8-bit optimizers: a byte for each value and moment, and a scale per block."""
-
-    def size(shape: Shape, _: int) -> int:
-        n = _values(shape)
-        return moments * (4 * n if n < _SMALL else n + 4 * math.ceil(n / _BLOCK))
-
-    return size
-
-
-def _adamw(shape: Shape, width: int) -> int:
-    return 2 * width * _values(shape) + 4  # with the step's number in fp32
-
-
-def _adafactor(shape: Shape, _: int) -> int:
-    if len(shape) < 2:
-        return 4 * _values(shape) + 4
-    rows, columns = shape[-2:]
-    return 4 * math.prod(shape[:-2]) * (rows + columns) + 4
-
-
-def _momentum(shape: Shape, width: int) -> int:
-    return width * _values(shape) if len(shape) == 2 else _adamw(shape, width)
-
-
-def _two_copies(shape: Shape, width: int) -> int:
-    return 2 * width * _values(shape)
-
-
-def _low_rank(shape: Shape, width: int) -> int:
-    """Two moments of the gradient in the space of its projection, and the projection itself."""
-    if len(shape) != 2:
-        return 2 * width * _values(shape)
-    rank = min(GALORE_RANK, *shape)
-    return width * rank * (2 * max(shape) + min(shape))
-
-
-def _projected(most: int) -> Callable[[Shape, int], int]:
-    """Return the state of APOLLO: two moments of the projected gradient and a norm."""
-
-    def size(shape: Shape, width: int) -> int:
-        if len(shape) != 2:
-            return _adamw(shape, width)
-        return 2 * width * min(most, *shape) * max(shape) + 4
-
-    return size
-
-
-APOLLO_RANK = 128
-"""Rank of APOLLO's projections, as in transformers."""
-GALORE_RANK = 128
-"""Rank of GaLore's projections, as in transformers."""
 _RANKED = "an adapter's matrices are of low rank already"
 _KEPT = "an adapter's gradients are small beside its activations, so that there is nothing to save"
 _ADAMW = "Loshchilov & Hutter 2019, arXiv:1711.05101"
 _LION = "Chen et al. 2023, arXiv:2302.06675"
+_PAGED = "Dettmers et al. 2023, arXiv:2305.14314"
+_PAGES = "state of tensors with fewer than 100,000 values is not paged, and on the CPU nothing is"
+_ADEMAMIX = "Pagliardini et al. 2024, arXiv:2409.03137"
+_ADEMAMIX_DEPARTS = "alpha and beta3 are constant, without the paper's schedulers"
 _LION_RATE = "3 to 10 times smaller, with a weight decay as much larger, by the paper's section 5"
 _APOLLO = "Zhu et al. 2024, arXiv:2412.05270"
 _APOLLO_RATE = (
@@ -146,7 +86,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 _ADAMW,
                 "torch AdamW",
                 "2 b n + 4",
-                _adamw,
+                sizes.adamw,
             ),
             Optimizer(
                 "adamw_8bit",
@@ -154,29 +94,29 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 "Dettmers et al. 2022, arXiv:2110.02861",
                 "bitsandbytes AdamW8bit",
                 f"2 (n + 4 ceil(n / 256)){_TABLES}",
-                _eight_bits(2),
+                sizes.eight_bits(2),
                 shared_bytes=2048,
             ),
             Optimizer(
                 "paged_adamw",
                 "AdamW whose state the driver moves between device and host",
-                "Dettmers et al. 2023, arXiv:2305.14314",
+                _PAGED,
                 "bitsandbytes PagedAdamW32bit",
                 "8 n",
-                _of_values(8),
+                sizes.of_values(8),
                 paged=True,
-                departs="state of tensors with fewer than 100,000 values is not paged, and on the CPU nothing is",
+                departs=_PAGES,
             ),
             Optimizer(
                 "paged_adamw_8bit",
                 "adamw_8bit whose state the driver moves between device and host",
-                "Dettmers et al. 2023, arXiv:2305.14314",
+                _PAGED,
                 "bitsandbytes PagedAdamW8bit",
                 f"2 (n + 4 ceil(n / 256)){_TABLES}",
-                _eight_bits(2),
+                sizes.eight_bits(2),
                 shared_bytes=2048,
                 paged=True,
-                departs="state of tensors with fewer than 100,000 values is not paged, and on the CPU nothing is",
+                departs=_PAGES,
             ),
             Optimizer(
                 "sgd",
@@ -184,7 +124,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 "Robbins & Monro 1951",
                 "torch SGD",
                 "none",
-                _of_values(0),
+                sizes.of_values(0),
                 rate="on another scale, since a step is the rate times the gradient",
             ),
             Optimizer(
@@ -193,7 +133,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 "Shazeer & Stern 2018, arXiv:1804.04235",
                 "transformers Adafactor",
                 "4 (rows + columns) + 4; of a vector 4 n + 4",
-                _adafactor,
+                sizes.adafactor,
                 departs="the rate is the schedule's, and not relative to the step or to the scale of the tensor; each "
                 "update is clipped to a root mean square of 1 after the gradient clipping of all methods",
             ),
@@ -203,7 +143,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 _LION,
                 "bitsandbytes Lion32bit",
                 "4 n",
-                _of_values(4),
+                sizes.of_values(4),
                 rate=_LION_RATE,
             ),
             Optimizer(
@@ -212,18 +152,51 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 f"{_LION}; Dettmers et al. 2022, arXiv:2110.02861",
                 "bitsandbytes Lion8bit",
                 f"n + 4 ceil(n / 256){_TABLES}",
-                _eight_bits(1),
+                sizes.eight_bits(1),
                 shared_bytes=1024,
                 rate=_LION_RATE,
             ),
             Optimizer(
+                "paged_lion",
+                "lion whose state the driver moves between device and host",
+                f"{_LION}; {_PAGED}",
+                "bitsandbytes PagedLion32bit",
+                "4 n",
+                sizes.of_values(4),
+                paged=True,
+                rate=_LION_RATE,
+                departs=_PAGES,
+            ),
+            Optimizer(
+                "paged_lion_8bit",
+                "lion_8bit whose state the driver moves between device and host",
+                f"{_LION}; {_PAGED}",
+                "bitsandbytes PagedLion8bit",
+                f"n + 4 ceil(n / 256){_TABLES}",
+                sizes.eight_bits(1),
+                shared_bytes=1024,
+                paged=True,
+                rate=_LION_RATE,
+                departs=_PAGES,
+            ),
+            Optimizer(
                 "ademamix",
                 "AdamW with a second, slower mean of gradients (alpha 5, beta3 0.9999)",
-                "Pagliardini et al. 2024, arXiv:2409.03137",
+                _ADEMAMIX,
                 "bitsandbytes AdEMAMix",
                 "12 n",
-                _of_values(12),
-                departs="alpha and beta3 are constant, without the paper's schedulers",
+                sizes.of_values(12),
+                departs=_ADEMAMIX_DEPARTS,
+            ),
+            Optimizer(
+                "ademamix_8bit",
+                "ademamix with its three moments in 8 bits, a scale for each block of 256 values",
+                f"{_ADEMAMIX}; Dettmers et al. 2022, arXiv:2110.02861",
+                "bitsandbytes AdEMAMix8bit",
+                f"3 (n + 4 ceil(n / 256)){_TABLES}",
+                sizes.eight_bits(3),
+                shared_bytes=2048,
+                departs=_ADEMAMIX_DEPARTS,
             ),
             Optimizer(
                 "muon",
@@ -231,7 +204,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 "Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982",
                 "torch Muon, torch AdamW",
                 "b n; of vectors, embeddings and heads that of adamw",
-                _momentum,
+                sizes.momentum,
                 hidden_apart=True,
                 departs="a step is scaled to the root mean square of AdamW's, as in arXiv:2502.16982",
             ),
@@ -241,7 +214,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 "Defazio et al. 2024, arXiv:2405.15682",
                 "schedulefree AdamWScheduleFree",
                 "2 b n",
-                _two_copies,
+                sizes.two_copies,
                 package="schedulefree",
                 extra="optimizers",
                 scores_mean=True,
@@ -256,7 +229,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 "pytorch_optimizer GaLore",
                 "b r (2 max(rows, columns) + min(rows, columns)), r the smallest of 128, rows and columns; of vectors, "
                 "embeddings and heads 2 b n",
-                _low_rank,
+                sizes.low_rank,
                 package="pytorch_optimizer",
                 extra="optimizers",
                 only_full=_RANKED,
@@ -274,7 +247,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 "peftbench Apollo, torch AdamW",
                 "2 b r max(rows, columns) + 4, r the smallest of 128, rows and columns; of vectors, embeddings and "
                 "heads that of adamw",
-                _projected(APOLLO_RANK),
+                sizes.projected(APOLLO_RANK),
                 only_full=_RANKED,
                 hidden_apart=True,
                 rate=_APOLLO_RATE,
@@ -287,7 +260,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 _APOLLO,
                 "peftbench Apollo, torch AdamW",
                 "2 b max(rows, columns) + 4; of vectors, embeddings and heads that of adamw",
-                _projected(1),
+                sizes.projected(1),
                 only_full=_RANKED,
                 hidden_apart=True,
                 rate=_APOLLO_RATE,
@@ -299,7 +272,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 "Lv et al. 2023, arXiv:2306.09782",
                 "torch SGD",
                 "none",
-                _of_values(0),
+                sizes.of_values(0),
                 only_full=_KEPT,
                 in_backward=True,
                 rate="on another scale, since a step is the rate times the gradient",
@@ -311,7 +284,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 "Shazeer & Stern 2018, arXiv:1804.04235; Lv et al. 2023, arXiv:2310.10195 (AdaLomo)",
                 "transformers Adafactor",
                 "that of adafactor",
-                _adafactor,
+                sizes.adafactor,
                 only_full=_KEPT,
                 in_backward=True,
                 departs="as adafactor; AdaLomo's update is alike, but relative to the scale of the tensor",

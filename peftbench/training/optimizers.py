@@ -18,7 +18,7 @@ from torch import nn
 
 from peftbench.models import head
 from peftbench.records import OPTIMIZERS, Training
-from peftbench.records.optimizers import APOLLO_RANK, GALORE_RANK
+from peftbench.records.optimizer_bytes import APOLLO_RANK, GALORE_RANK
 from peftbench.training import frozen_factor, riemannian
 from peftbench.training.apollo import Apollo
 from peftbench.training.several_optimizers import Several
@@ -140,7 +140,10 @@ MAKERS: Mapping[str, Callable[[Any, float], Any]] = MappingProxyType(
         "adafactor": _adafactor,
         "lion": _bitsandbytes("Lion32bit"),
         "lion_8bit": _bitsandbytes("Lion8bit"),
+        "paged_lion": _bitsandbytes("PagedLion32bit"),
+        "paged_lion_8bit": _bitsandbytes("PagedLion8bit"),
         "ademamix": _bitsandbytes("AdEMAMix"),
+        "ademamix_8bit": _bitsandbytes("AdEMAMix8bit"),
         "muon": _muon,
         "schedule_free_adamw": _schedule_free_adamw,
         "galore_adamw": _galore_adamw,

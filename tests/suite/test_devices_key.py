@@ -104,7 +104,7 @@ def test_every_refusal_has_a_reason_that_names_a_way_out():
 def test_optimizers_whose_numbers_would_be_of_a_part_of_a_tensor_are_refused_where_tensors_are_divided():
     refused = {name: {o.name for o in OPTIMIZERS.values() if not strategies.divides(name, o)} for name in STRATEGIES}
     in_backward = {"lomo", "adafactor_in_backward"}
-    blocks = {"adamw_8bit", "paged_adamw_8bit", "lion_8bit"}
+    blocks = {"adamw_8bit", "paged_adamw_8bit", "lion_8bit", "paged_lion_8bit", "ademamix_8bit"}
     whole = {"adafactor", "muon", "galore_adamw"}
     for name, least in {
         "ddp": in_backward,

@@ -46,7 +46,10 @@ BY_HAND = {
     "adafactor": 5_524,  # 4 x (80 + 1300), and the root mean square
     "lion": 416_000,
     "lion_8bit": 105_628,  # 104,000 + 4 x 407
+    "paged_lion": 416_000,
+    "paged_lion_8bit": 105_628,
     "ademamix": 1_248_000,  # 3 x 4 x 104,000
+    "ademamix_8bit": 316_884,  # 3 x (104,000 + 4 x 407)
     "muon": 416_000,
     "schedule_free_adamw": 832_000,
     "galore_adamw": 857_600,  # rank 80: 2 x 4 x 80 x 1300 of moments, 4 x 80 x 80 of the projection
