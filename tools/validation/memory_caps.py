@@ -41,7 +41,7 @@ import torch
 from peftbench.errors import Unsupported
 from peftbench.methods import method_of
 from peftbench.models import load
-from peftbench.models.precision import effective
+from peftbench.models.precision import PRECISIONS, effective
 from peftbench.planner.predict import predict
 from peftbench.planner.records import Pass
 from peftbench.records import Trial
@@ -391,7 +391,8 @@ def causes(found: Sequence[Capped]) -> str:
 
 
 def _in_16_bits(one: Capped) -> bool:
-    return "fp32" not in one.precision
+    precision = PRECISIONS[one.precision]
+    return (precision.autocast or precision.weights) != "float32"
 
 
 def table(every: Sequence[Capped]) -> str:
