@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from peftbench.errors import Unsupported, UserError
+from peftbench.evaluation import scoring
 from peftbench.evaluation.engine import client
+from peftbench.evaluation.engine.harness import EngineHarness
 from peftbench.evaluation.lm_eval_model import Harness
 from peftbench.methods import METHODS, deployed_forms, engines, method_of
 from peftbench.models.precision import PRECISIONS
+from peftbench.records import Evaluation, Example, Task
+from peftbench.runner.executor import lifeline
 from peftbench.runner.preflight import engines as preflight
 from tests.support import engines as stand_ins
-from tests.support import trials
+from tests.support import method_cells, trials
 from tests.support.trials import run
 
 NAME = client.PYTHON["vllm"]
@@ -109,6 +115,24 @@ def test_it_is_handed_the_tokens_that_are_scored_here(scored, tiny):
     assert len(adapter.prompts) == 2 * 8
 
 
+def test_long_texts_are_scored_in_the_windows_in_which_they_are_here(tiny):
+    loaded, precision = method_cells.loaded(tiny, "base", "fp32"), PRECISIONS["fp32"]
+    evaluation, task = Evaluation(4, 16, "test"), Task("text", "language_modelling")
+    examples = {"text": [Example("", "the colour of the sky is blue " * 9), Example("", "grass"), Example("", "red")]}
+    engine = stand_ins.Plain(asked(tiny))
+    served = EngineHarness(engine, tiny, 18, loaded.tokenizer, evaluation, precision)
+    plain = Harness(loaded.model, loaded.tokenizer, evaluation, precision)
+    (ours,), rows = scoring.evaluate(plain, [task], examples)
+    (theirs,), others = scoring.evaluate(served, [task], examples)
+    assert theirs.value == pytest.approx(ours.value, rel=1e-5)
+    for one, other in zip(rows, others, strict=True):
+        assert json.loads(other.choice_logprobs) == pytest.approx(json.loads(one.choice_logprobs), rel=1e-5)
+    assert max(len(context) + len(text) for context, text in engine.pairs) == 17
+    given = [(("a", "b"), [5, 6], [7, 8]), (None, [5], [9])]  # as lm-eval's own tasks ask
+    expected = [answer[0] for answer in plain._loglikelihood_tokens(given)]
+    assert [answer[0] for answer in served._loglikelihood_tokens(given)] == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_protocol_carries_tokens_and_answers(tmp_path, monkeypatch):
     monkeypatch.setenv(NAME, str(stand_ins.interpreter(tmp_path, "answers")))
     with client.start("vllm", asked(tmp_path), tmp_path) as engine:
@@ -122,8 +146,8 @@ def test_the_protocol_carries_tokens_and_answers(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("ends", "vllm: its process ended with code 3 before it answered: no space is left for the cache"),
-        ("is killed", "vllm: its process ended by signal 9 before it answered"),
+        ("ends", "vllm: its process ended before it answered, with code 3: no space is left for the cache"),
+        ("is killed", "vllm: its process ended before it answered, killed, as by the kernel when memory runs out"),
         ("lacks vllm", f"vllm cannot be imported by the Python that {NAME} names: ModuleNotFoundError: No module"),
         ("fails", "vllm: RuntimeError: out of something in"),
         ("babbles", "vllm: its process did not answer in the protocol: 'INFO: hello"),
@@ -138,7 +162,7 @@ def test_a_process_that_fails_says_how(what, words, tmp_path, monkeypatch):
 
 def test_a_refusal_of_the_engine_is_unsupported_and_a_missing_answer_a_failure(tmp_path, monkeypatch):
     monkeypatch.setenv(NAME, str(stand_ins.interpreter(tmp_path / "a", "refuses")))
-    with pytest.raises(Unsupported, match=r"^vllm: XForCausalLM does not support LoRA yet\.$"):
+    with pytest.raises(Unsupported, match=r"^vllm: XForCausalLM does not support LoRA yet\. more$"):
         client.start("vllm", asked(tmp_path), tmp_path)
     monkeypatch.setenv(NAME, str(stand_ins.interpreter(tmp_path / "b", "misses one")))
     with (
@@ -268,3 +292,68 @@ def test_the_engines_script_imports_nothing_of_peftbench():
     text = client._SCRIPT.read_text()
     assert "import peftbench" not in text
     assert "from peftbench" not in text
+
+
+def printed(engine: client.Engine) -> list[dict]:
+    """What the stand-in for vllm has printed as JSON."""
+    return [json.loads(line) for line in engine.printed.read_text().splitlines() if line.startswith('{"')]
+
+
+def test_the_script_hands_tokens_to_lm_evals_backend_and_keeps_what_is_printed_apart(tmp_path, monkeypatch):
+    monkeypatch.setenv(NAME, str(stand_ins.environment(tmp_path)))
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "3")
+    with client.start("vllm", asked(tmp_path / "model"), tmp_path) as engine:
+        assert engine.versions["vllm"] == "0.1+stub"
+        assert engine.versions["torch"] == "2.0+stub"
+        assert engine.versions["lm_eval"] == "0.4.stub"
+        assert engine.score([((1,), (2, 3)), ((4,), (4,))]) == [(-5.0, False), (-4.0, True)]
+        assert engine.generate([[1, 2, 3]], 4, [0, 7], ["\n"]) == [[3, 2, 1]]
+    given, how = printed(engine)
+    assert (given["pretrained"], given["max_model_len"]) == (str(tmp_path / "model"), 50)
+    assert "lora_local_path" not in given
+    assert (given["environment"]["VLLM_CPU_KVCACHE_SPACE"], given["environment"]["OMP_NUM_THREADS"]) == ("3", "1")
+    assert "PYTHONPATH" not in given["environment"]
+    assert (how["temperature"], how["max_tokens"], how["stop"], how["stop_token_ids"]) == (0.0, 4, ["\n"], [0, 7])
+
+
+def test_the_script_loads_an_adapter_at_a_rank_that_vllm_has_on_its_modules_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv(NAME, str(stand_ins.environment(tmp_path)))
+    lora = replace(asked(tmp_path), adapter=tmp_path / "lora", rank=20, modules=("q_proj", "v_proj"))
+    with client.start("vllm", lora, tmp_path) as engine:
+        given = printed(engine)[0]
+    assert (given["lora_local_path"], given["max_lora_rank"]) == (str(tmp_path / "lora"), 32)
+    assert given["lora_target_modules"] == ["q_proj", "v_proj"]
+    with pytest.raises(Unsupported, match="an adapter of rank 600 is not supported: vllm allows at most 512"):
+        client.start("vllm", replace(lora, rank=600), tmp_path)
+
+
+def test_a_python_without_vllm_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv(NAME, sys.executable)
+    with pytest.raises(client.EngineFailed, match=r"vllm cannot be imported by .*: No module named 'vllm'"):
+        client.start("vllm", asked(tmp_path), tmp_path)
+
+
+def test_the_engine_dies_with_the_trial_that_started_it(tmp_path, monkeypatch):
+    monkeypatch.setenv(NAME, str(stand_ins.environment(tmp_path)))
+    code = f"""
+from pathlib import Path
+from peftbench.evaluation import scoring
+from peftbench.evaluation.engine import client
+from peftbench.evaluation.engine.harness import EngineHarness
+place = Path({str(tmp_path)!r})
+asked = client.Asked(place, None, None, (), "float32", 50, "cpu", None, 1, False)
+engine = client.start("vllm", asked, place)
+print(engine.process.pid, flush=True)
+engine.score([((99,), (1,))])
+"""
+    trial = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    engine = int(trial.stdout.readline())
+    assert lifeline.alive(engine)
+    trial.kill()
+    trial.wait()
+    trial.stdout.close()
+    for _ in range(200):
+        if not lifeline.alive(engine):
+            break
+        time.sleep(0.05)
+    assert not lifeline.alive(engine)

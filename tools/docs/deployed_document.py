@@ -6,7 +6,7 @@ import statistics
 from functools import cache
 from pathlib import Path
 
-from peftbench.methods import deployed_forms, engines
+from peftbench.methods import deployed_forms
 from peftbench.records.wording import abridged, agreeing, plural, series, span
 from peftbench.report.collect import Results, collect
 from peftbench.report.derived.deployed import Deployed, deployed
@@ -33,11 +33,6 @@ def found() -> tuple[Deployed, ...]:
 def forms() -> str:
     """Return the forms and their meanings as a list."""
     return "\n".join(f"- `{name}`: {meaning}." for name, meaning in deployed_forms.FORMS.items())
-
-
-def engine_forms() -> str:
-    """Return the forms that another engine scores and their meanings as a list."""
-    return "\n".join(f"- `{name}`: {meaning}." for found in engines.FORMS.values() for name, meaning in found.items())
 
 
 def table() -> str:

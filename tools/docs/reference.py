@@ -34,6 +34,7 @@ from tools.docs import (
     deployed_document,
     devices_document,
     devices_run,
+    engines_document,
     findings,
     gpu_document,
     history_document,
@@ -201,7 +202,13 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs" / "trust.md": {"fuzz counts": trust_document.counts},
     ROOT / "docs" / "published_suites.md": {"suites": published_suites.markdown},
     ROOT / "docs" / "gpu.md": {name: partial(gpu_document.part, make) for name, make in gpu_document.PARTS.items()},
-    ROOT / "docs" / "engines.md": {"engine forms": deployed_document.engine_forms},
+    ROOT / "docs" / "engines.md": {
+        "engine forms": engines_document.forms,
+        "engine run": engines_document.run,
+        "engine findings": engines_document.findings,
+        "engine table": engines_document.table,
+        "engine refused": engines_document.refused,
+    },
     ROOT / "docs" / "deployed.md": {
         "forms": deployed_document.forms,
         "deployed run": deployed_document.run,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -29,11 +30,14 @@ _PROBE_SECONDS = 60.0
 _END_SECONDS = 10.0
 _LOGGED_LINES = 100
 """Most lines of what a process printed that the trial's log has if it failed."""
+_MESSAGE = 300
+"""Most characters of an engine's message; the rest is in the log."""
+_REFUSING = ("ValueError", "NotImplementedError", "ValidationError")
 _REFUSALS = ("not support", "unsupported")
 """Parts of vllm's messages that say that it cannot serve a model or an adapter."""
 
 
-class EngineFailed(Exception):
+class EngineFailed(RuntimeError):
     """The engine's process could not be started, or failed or ended before it answered."""
 
 
@@ -176,7 +180,7 @@ class Engine:
         except OSError:
             line = ""
         if not line:
-            raise EngineFailed(f"{self.name}: its process ended{self._how()} before it answered{self._last()}")
+            raise EngineFailed(f"{self.name}: its process ended before it answered{self._how()}{self._last()}")
         try:
             answer = json.loads(line)
             error = answer.get("error")
@@ -193,7 +197,9 @@ class Engine:
         """Return how the process ended, as words of a message; empty if that is not known."""
         with suppress(subprocess.TimeoutExpired):
             code = self.process.wait(_END_SECONDS)
-            return f" with code {code}" if code >= 0 else f" by signal {-code}"
+            if code == -signal.SIGKILL:
+                return ", killed, as by the kernel when memory runs out"
+            return f", with code {code}" if code >= 0 else f", by signal {-code}"
         return ""
 
     def _last(self) -> str:
@@ -212,13 +218,12 @@ def _as_many(found: Any, count: int) -> Any:
 
 
 def _error(engine: str, told: Mapping[str, Any]) -> Exception:
-    """Return the exception for an engine's error, with the first line of its message."""
+    """Return the exception for an engine's error, with the beginning of its message."""
     kind, name = told.get("kind"), str(told.get("type"))
-    text = str(told.get("message", "")).strip()
-    line = text.partition("\n")[0]
+    line = " ".join(str(told.get("message", "")).split())[:_MESSAGE]
     if kind == "not_installed":
         return EngineFailed(f"{engine} cannot be imported by the Python that {PYTHON[engine]} names: {name}: {line}")
-    if name in ("ValueError", "NotImplementedError") and any(words in text.lower() for words in _REFUSALS):
+    if name in _REFUSING and any(words in line.lower() for words in _REFUSALS):
         return Unsupported(f"{engine}: {line}")
     return EngineFailed(f"{engine}: {name}: {line}")
 

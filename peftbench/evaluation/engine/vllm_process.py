@@ -14,6 +14,7 @@ A request that fails is answered by ``error``, and the program ends, as it does 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.metadata
 import json
 import os
@@ -62,6 +63,7 @@ def _say(out: TextIO, answer: Mapping[str, Any]) -> None:
 def _start(asked: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Load a model folder, with an adapter or without; return lm-eval's model and the answer."""
     importlib.metadata.version = _version_of_vllm(importlib.metadata.version)  # type: ignore[assignment]
+    importlib.import_module("vllm")  # before torch, which takes longer: it is what may be missing
     import torch
     import transformers
     import vllm

@@ -35,6 +35,8 @@ APART = ("train.learning_rate", "train.profile")
 """Training settings that each method may have for itself; the page's table of settings shows them."""
 _ASIDE = ("command",)
 """Fields of the environment that influence no number."""
+_ENGINE = "engine "
+"""Fields of another engine, which a row has if it scored one of its forms."""
 _INPUTS = {"base_sha256": "base model's content", "data_sha256": "tasks' examples", "workers": "workers"}
 """Columns that should be equal in all trials, and what they are called in notes."""
 _WORK = {
@@ -239,7 +241,7 @@ def absent(kind: str, name: str) -> str:
 def _compared(row: AuditRow, kind: str, name: str) -> bool:
     """Whether a row's value is compared with the others': not if it is unknown or given by the method's recipe."""
     if (kind, name) not in row.facts and (
-        row.cell.is_base or name in _SHARED or kind in ("inputs", "work", "as computed")
+        row.cell.is_base or name in _SHARED or kind in ("inputs", "work", "as computed") or name.startswith(_ENGINE)
     ):
         return False
     if kind == "work":
