@@ -48,6 +48,7 @@ def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
             *_attention(known),
             *_logits(known),
             *_offloaded(known),
+            *_compiled(known),
             *_beside(known),
             *_budget(known, asked),
         ):
@@ -117,6 +118,16 @@ def _offloaded(found: Sequence[Forecast]) -> Iterator[str]:
     ]
     if cells:
         yield f"Beside the peak, which is the device's, a step needs memory of the host: {', '.join(cells)}."
+
+
+def _compiled(found: Sequence[Forecast]) -> Iterator[str]:
+    """Yield which peaks are those of another step than the trial's."""
+    cells = [f.trial.cell for f in found if f.trial.training and f.trial.training.compile != "none"]
+    if cells:
+        yield (
+            f"Peaks are those of steps that are not compiled: {', '.join(cells)}. What compiled layers keep is known "
+            "only once they are compiled; in all rows of docs/ladder.md it was less."
+        )
 
 
 def _beside(found: Sequence[Forecast]) -> Iterator[str]:

@@ -44,7 +44,7 @@ class PlannedCell:
     cannot_run: str | None
     """Why it cannot run, or why there is no prediction."""
     peak_bytes: int | None
-    """The most memory that tensors take at one moment of a training step."""
+    """The most memory that tensors take at one moment of a training step; with ``compile``, of one without it."""
     parts_bytes: Mapping[str, int]
     """That peak by category (``base_weights``, ``gradients``, ...), which add up to it."""
     loading_peak_bytes: int | None

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from peftbench.measure import compiled_buffers, resized_storages
 from peftbench.measure.optimizer_state import flat
 from peftbench.models import divided, own_weights
 from peftbench.models.storage import parts, quantization_tensors
@@ -93,6 +95,11 @@ class Ledger(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # nothing is compiled here; asking costs time at every operator
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let compiled layers run so."""
+        return True
 
     def track(self, tensor: torch.Tensor, category: Category, *, move: bool = True) -> None:
         """Count a tensor's storage under a category; move it there if its category was only a guess from its shape."""
@@ -183,6 +190,23 @@ class Ledger(TorchDispatchMode):
         return tensor
 
 
+class _OfCompiled(Ledger):
+    """The same beside compiled code: torch must not compile what counts. Asking costs time at every operator."""
+
+    supports_higher_order_operators = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    @torch._disable_dynamo  # type: ignore[untyped-decorator]
+    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        return super().keep(tensor)
+
+
 _ACTIVE: list[Ledger] = []
 
 
@@ -244,6 +268,7 @@ def account(
     rounding: int = 1,
     gradients: Iterable[torch.Tensor] = (),
     host: Iterable[torch.Tensor] = (),
+    compiled: bool = False,
 ) -> Iterator[CategoryBytes]:
     """Count the memory of everything within the context, starting with the tensors that exist already.
 
@@ -255,13 +280,15 @@ def account(
         rounding: every storage is rounded up to a multiple of this many bytes.
         gradients: tensors that exist already and will hold gradients.
         host: tensors that exist already and are on the host for the device, whatever else they are.
+        compiled: whether code runs that was compiled before, whose buffers are counted too.
 
     Yields:
         The bytes by category, updated as tensors come and go.
     """
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if config is not None else None
-    ledger = Ledger(getattr(config, "vocab_size", None), getattr(config, "hidden_size", None), rounding)
+    sizes = getattr(config, "vocab_size", None), getattr(config, "hidden_size", None)
+    ledger = (_OfCompiled if compiled else Ledger)(*sizes, rounding)
     ledger.track_on_host(host)
     for tensor in quantization_tensors(model):
         ledger.track(tensor, Category.QUANTIZATION_STATE)
@@ -284,8 +311,11 @@ def account(
     hooks = [p.register_post_accumulate_grad_hook(count_gradient) for p in trainable]
     hooks += [m.register_forward_pre_hook(_count_gathered(ledger)) for m in model.modules() if _gathers(m)]
     _ACTIVE.append(ledger)
+    made = partial(ledger.track, category=Category.TEMPORARIES, move=False)
+    buffers = compiled_buffers.seen(made) if compiled else nullcontext()
     try:
-        with _resizes(ledger), torch.autograd.graph.saved_tensors_hooks(ledger.keep, lambda tensor: tensor), ledger:
+        saved = torch.autograd.graph.saved_tensors_hooks(ledger.keep, lambda tensor: tensor)
+        with buffers, resized_storages.seen(ledger.resized), saved, ledger:
             yield ledger.bytes
     finally:
         _ACTIVE.remove(ledger)
@@ -307,20 +337,3 @@ def _count_gathered(ledger: Ledger) -> Callable[[nn.Module, Any], None]:
                 ledger.track_gathered(parameter)
 
     return count
-
-
-@contextmanager
-def _resizes(ledger: Ledger) -> Iterator[None]:
-    """Let the ledger see changes of a storage's size, which a dispatch mode does not."""
-    original = torch.UntypedStorage.resize_
-
-    def resize_(storage: Any, size: int) -> Any:
-        found = original(storage, size)
-        ledger.resized(storage)
-        return found
-
-    torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        torch.UntypedStorage.resize_ = original  # type: ignore[method-assign]

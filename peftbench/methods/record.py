@@ -35,6 +35,8 @@ class Setting:
     """Why it does not exist with an optimizer that scores a mean of the weights over the steps; empty if it does."""
     why_no_paged: str = ""
     """Why it does not exist with an optimizer whose state is paged; empty if it does."""
+    why_no_compile: str = ""
+    """Why it does not exist with compiled layers; empty if it does."""
     not_with: tuple[str, str] | None = None
     """Another option and its value, with which this option has no meaning."""
 

@@ -149,6 +149,8 @@ def refusal(
         why = why or f"offload: {training.offload} was not tried on several devices; use offload: none, or one device"
     if training.compute != "auto":
         why = why or f"compute: {training.compute} was not tried on several devices; use compute: auto, or one device"
+    if training.compile != "none":
+        why = why or f"compile: {training.compile} was not tried on several devices; use compile: none, or one device"
     name = f"{method.name} {method.variant}".strip()
     return Refusal(f"{name} {precision} does not run on {devices.name}", why) if why else None
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftbench.methods import Method, Setting, offload_support
+from peftbench.models import compilers
 from peftbench.models.precision import PRECISIONS, effective
 from peftbench.records import OPTIMIZERS, Devices, Optimizer, Training
 from peftbench.records.attention import ATTENTIONS, AUTO
@@ -53,6 +54,8 @@ def refusal(method: Method, precision: str, device: str, training: Training | No
     found = found or _no_offload(method, precision, device, training)
     if training and training.compute != "auto":
         found = found or _no_compute(precision, training.compute)
+    if training and training.compile != "none":
+        found = found or _no_compile(training, device)
     if training and training.attention != AUTO:
         found = found or _no_attention(training.attention, precision, device)
     return found or (_no_optimizer(method, precision, training) if training else None)
@@ -83,6 +86,9 @@ def option_refusal(
         why = _not_with(setting, OPTIMIZERS[training.optimizer]) if training else ""
         if training and why:
             return Refusal(f"{_name(method)} with {name} does not exist with optimizer {training.optimizer}", why)
+        if training and training.compile != "none" and setting.why_no_compile:
+            cell = f"{_name(method)} with {name} does not exist with compile: {training.compile}"
+            return Refusal(cell, setting.why_no_compile)
     return None
 
 
@@ -140,6 +146,19 @@ def _no_compute(precision: str, compute: str) -> Refusal | None:
     if PRECISIONS[precision].quantization is None:
         why = f"it takes the place of products in bf16; allowed: {', '.join(COMPUTED)}"
     return Refusal(f"{precision} does not exist with compute: {compute}", why)
+
+
+def _no_compile(training: Training, device: str) -> Refusal | None:
+    what = f"compile: {training.compile}"
+    if training.gradient_checkpointing == "selective":
+        why = "operators within compiled code cannot be kept one by one; use gradient_checkpointing: true"
+        return Refusal(f"{what} does not exist with gradient_checkpointing: selective", why)
+    for name, value, default in (("offload", training.offload, "none"), ("compute", training.compute, "auto")):
+        if value != default:
+            why = f"they were not tried together; use {name}: {default}, or compile: none"
+            return Refusal(f"{what} does not exist with {name}: {value}", why)
+    missing = compilers.why_missing(device)
+    return Refusal(f"{what} does not run here", f"{missing}; use compile: none") if missing else None
 
 
 def _no_attention(name: str, precision: str, device: str) -> Refusal | None:

@@ -31,6 +31,7 @@ TURNS: Mapping[str, Setting] = MappingProxyType(
             excludes=MappingProxyType(dict.fromkeys(("layers", "modules"), _ALL_LAYERS)),
             not_on=MappingProxyType(dict.fromkeys(STRATEGIES, _ONE_DEVICE)),
             why_no_paged=_NEVER_FREED,
+            why_no_compile="each turn would be compiled anew in its first step; use compile: none",
             why_no_mean="its mean over the steps is kept in the state that is dropped at the end of a turn",
         ),
         "turn_size": Setting(

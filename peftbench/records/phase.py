@@ -33,6 +33,7 @@ class Phase(StrEnum):
     LOAD = "load", True, "load", "set up", "#0072b2"
     DATA = "data", False, "data", "set up", "#0072b2"
     ATTACH = "attach", False, "attach", "set up", "#0072b2"
+    COMPILE = "compile", True, "compile", "set up", "#0072b2"
     RESUME = "resume", False, "resume", "set up", "#0072b2"
     TRAIN = "train", True, "train", "train", "#56b4e9"
     VALIDATE = "validate", True, "validate", "validate", "#d55e00"

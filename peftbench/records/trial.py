@@ -111,6 +111,9 @@ class Training:
     compute: str = "auto"
     """``fp8`` to multiply in 8-bit floats in training, in the base model's linear layers; ``auto`` as the precision
     says."""
+    compile: str = "none"
+    """What ``torch.compile`` compiles of a training step: ``none``, or the decoder ``layers``. Losses are the same up
+    to rounding; everything else, scoring among it, computes without it."""
 
     def offloads(self, what: str) -> bool:
         """Return whether ``activations``, ``weights`` or the ``optimizer`` are kept on the host."""

@@ -15,7 +15,7 @@ import torch
 from peftbench.errors import DoesNotFit
 from peftbench.evaluation import structure
 from peftbench.measure import peaks, reference, watch
-from peftbench.methods import adapted_share, context_length, method_of
+from peftbench.methods import METHODS, adapted_share, context_length, method_of
 from peftbench.models import causality, head
 from peftbench.models.load import Loaded, cast_trainable, matrices, trainable_parameters
 from peftbench.models.precision import Precision, effective
@@ -27,9 +27,9 @@ from peftbench.records.columns.size import SizeColumns
 from peftbench.records.columns.work import WorkColumns
 from peftbench.records.resolve import resolve
 from peftbench.runner import checkpoint, divided_base, resuming
-from peftbench.runner.checks import first_step, liveness, packed_rows, probe, recomputed, some_logits
+from peftbench.runner.checks import compiled, first_step, liveness, packed_rows, probe, recomputed, some_logits
 from peftbench.runner.state import Run
-from peftbench.training import accounting, batches, flops, loop, optimizers, turns
+from peftbench.training import accounting, batches, compiling, flops, loop, optimizers, turns, warm_up
 from peftbench.training import effective as computed_with
 from peftbench.training import logits as logits_of
 from peftbench.training.encoded import Encoded
@@ -73,6 +73,8 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
         if not isinstance(training.gradient_checkpointing, bool) and not run.parallel.early:
             with nullcontext() if method.trains_base else liveness.perturbed(learner.parameters):
                 recomputed.check(learner, few)
+    _compile(run, learner, step_examples, few)
+    with run.clock.phase(Phase.CHECK):
         before = liveness.Before(
             logits, liveness.checksums(model, True), liveness.checksums(model, False), liveness.parts(model)
         )
@@ -80,6 +82,7 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
     with _beside_reference(run):
         _train(run, learner, data, loaded.tokenizer)
     _account(run, learner, step_examples)
+    compiling.close(learner.compiled)
     run.parallel.settle(model)
     if run.parallel.count > 1:
         seed_all(trial.seed or 0)  # ranks have drawn different numbers in training
@@ -157,8 +160,20 @@ def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, loop.Lea
             after_step=resolve(method.after_step) if method.after_step else None,
             progress=importlib.import_module(method.progress) if method.progress else None,
             parallel=run.parallel if run.parallel.early else ALONE,
+            compiled=compiling.make(model, training.compile, trial.device, run.job.scratch),
         )
     return model, learner
+
+
+def _compile(run: Run, learner: loop.Learner, step_examples: Sequence[Sequence[Encoded]], few: batches.Batch) -> None:
+    """Compile the layers that are to run compiled, and check that they compute the same."""
+    if learner.compiled is None:
+        return
+    with run.clock.phase(Phase.COMPILE):
+        warm_up.compile_layers(learner, step_examples, few)
+    trains_base = METHODS[run.job.trial.method].trains_base
+    with run.clock.phase(Phase.CHECK), nullcontext() if trains_base else liveness.perturbed(learner.parameters):
+        compiled.check(learner, few)
 
 
 @contextmanager
@@ -214,7 +229,7 @@ def _train(run: Run, learner: loop.Learner, data: batches.Prepared, tokenizer: A
         del data.step_examples[len(trace.steps) :]
         run.record(*batches.columns(data))
     run.steps = tuple(dataclasses.replace(s, key=run.job.key) for s in trace.steps)
-    run.record(*loop.columns(trace))
+    run.record(*loop.columns(trace), warm_up.columns(learner))
     if course is None:  # else the energy of the earlier processes is not known
         run.record(watch.energy_columns(run.sensors, run.clock))
     if trial.device == "cuda":
@@ -256,4 +271,5 @@ def predict(run: Run, step_examples: Sequence[Sequence[Encoded]], rank: int = 0)
         run.record(MemoryColumns(predicted_train_bytes=error.peak_bytes, predicted_load_bytes=error.loading_bytes))
         raise
     if found is not None:
-        run.record(MemoryColumns(predicted_train_bytes=found.peak_bytes, predicted_load_bytes=found.loading_bytes))
+        peak = found.peak_bytes if training.compile == compiling.NONE else None  # compiled code keeps what it wants
+        run.record(MemoryColumns(predicted_train_bytes=peak, predicted_load_bytes=found.loading_bytes))

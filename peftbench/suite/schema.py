@@ -100,6 +100,12 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
             "fp8: in training the base's linear layers multiply 8-bit floats, however they are stored; needs the extra "
             "torchao (docs/precisions.md)",
         ),
+        "compile": Setting(
+            Literal["none", "layers"],
+            "none",
+            "what torch.compile compiles of a training step: layers, each decoder layer; needs a C++ compiler "
+            "(docs/ladder.md)",
+        ),
         "loss_on": Setting(Literal["completion", "all"], "completion", "the tokens in the loss"),
         "score": Setting(Literal["last", "best_on_validation"], "last", "the step whose weights are scored"),
         "validate_every": Setting(Count | None, None, "steps between validation losses; null for none"),

@@ -17,7 +17,9 @@ from peftbench.version import PROTOCOL
 
 _LAYOUT = ("encoding", "delimiter", "quoting")
 """Keys about how a file is read: the texts that it then has are in the data's hash."""
-LATER: Mapping[str, Any] = MappingProxyType({"logits": "all", "attention": AUTO, "offload": "none", "compute": "auto"})
+LATER: Mapping[str, Any] = MappingProxyType(
+    {"logits": "all", "attention": AUTO, "offload": "none", "compute": "auto", "compile": "none"}
+)
 """Training settings that results of this version may be older than, with their default: how trials were run before."""
 LATER_OPTIONS: Mapping[str, Any] = MappingProxyType(
     {"lora_fa": False, "riemannian": False, "experts": "auto", "turns": "none", "turn_size": None, "turn_steps": None}

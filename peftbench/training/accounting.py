@@ -14,7 +14,7 @@ from peftbench.measure import optimizer_state
 from peftbench.measure.ledger import CategoryBytes, account
 from peftbench.records import Category, Training
 from peftbench.records.columns.memory import MemoryColumns
-from peftbench.training import host_step, loop, optimizers, packing, turns
+from peftbench.training import compiling, host_step, loop, optimizers, packing, turns
 from peftbench.training.encoded import Encoded
 from peftbench.training.loop import Learner
 
@@ -71,7 +71,7 @@ def account_step(learner: Learner, step: Sequence[Encoded], trains_base: bool) -
         learner.model.train()
         optimizers.to_training(learner.optimizer)
         held = sum(counted.live.values())
-        with _allocations(learner) as peaks:
+        with _allocations(learner) as peaks, compiling.counted(learner.compiled):
             loop.step(learner, batches, learner.training.learning_rate)
     if learner.device == "cuda" or not counted.offloaded_peak:  # else the copies are of the same memory
         counted.allocated_bytes = held + peaks[0]
@@ -82,7 +82,9 @@ def _counted(learner: Learner, trains_base: bool) -> Any:
     """Return the ledger's context of a step."""
     held = learner.parallel.exchanged()
     host = host_step.held(learner)
-    return account(learner.model, trains_base, learner.optimizer.state, gradients=held, host=host)
+    compiled = learner.compiled is not None
+    state = learner.optimizer.state
+    return account(learner.model, trains_base, state, gradients=held, host=host, compiled=compiled)
 
 
 @contextmanager

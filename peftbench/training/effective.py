@@ -30,6 +30,7 @@ def columns(learner: Learner) -> EffectiveColumns:
             value.dtype for parameter, state in optimizer.state.items() for value in _kept(parameter, state)
         ),
         checkpointing_active=_recomputing(model),
+        compiled_modules=f"{len(learner.compiled.layers)} decoder layers" if learner.compiled else "none",
         process_threads=str(torch.get_num_threads()),
     )
 

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftbench.models.precision import Precision
 from peftbench.records import failures
 from peftbench.records.columns.effective import EffectiveColumns
 from peftbench.records.columns.work import WorkColumns
-from peftbench.training import host_step, loop, offloading, several_optimizers, turns
+from peftbench.training import compiling, host_step, loop, offloading, several_optimizers, turns
 from peftbench.training.encoded import Encoded
 from peftbench.training.loop import Learner
 from peftbench.training.products import operations
@@ -33,16 +34,25 @@ _SECONDS = 0.1
 class Products(TorchDispatchMode):
     """Counts the FLOPs of matrix products while it is active, and collects the names of fused attention operators."""
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
         self.operations = 0
         self.attention: set[str] = set()
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let layers that were compiled before run as compiled."""
+        return True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator and count it."""
         out = func(*args, **(kwargs or {}))
         self.operations += operations(func, args, kwargs or {}, out)
-        name = func._overloadpacket.__name__.lstrip("_")
+        if isinstance(func, HigherOrderOperator):  # of compiled code: it calls an operator with the random state
+            func = next((each for each in args if isinstance(each, OpOverload)), None)
+        name = func._overloadpacket.__name__.lstrip("_") if func is not None else ""
         if _ATTENTION.search(name) and "backward" not in name:
             self.attention.add(name)
         return out
@@ -59,6 +69,9 @@ def columns(learner: Learner, step_examples: Sequence[Sequence[Encoded]]) -> tup
                 turns.hold(learner.model, learner.optimizer, layers)
             products, tokens = passes(learner, step)
             counted.append(products.operations)
+    if learner.compiled is not None:  # of which the operators within compiled code are another matter
+        with compiling.running(learner.compiled), compiling.counted(learner.compiled):
+            products, _ = passes(learner, step)
     work = WorkColumns(
         train_flops_per_token=sum(counted) / len(counted) / tokens,
         device_flops_per_second=matrix_rate(learner.precision, learner.device),

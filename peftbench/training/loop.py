@@ -21,6 +21,7 @@ from peftbench.records.columns.time import TimeColumns
 from peftbench.records.columns.work import WorkColumns
 from peftbench.training import (
     checkpointing,
+    compiling,
     float8,
     host_step,
     logits,
@@ -31,6 +32,7 @@ from peftbench.training import (
 )
 from peftbench.training.batches import Batch, micro_batches
 from peftbench.training.encoded import Encoded
+from peftbench.training.goal import Goal
 from peftbench.training.losses import batch_loss
 from peftbench.training.parallel import ALONE, Parallel
 
@@ -67,6 +69,8 @@ class Learner:
     (``Method.progress``); None for others."""
     parallel: Parallel = ALONE
     """How several devices share the steps."""
+    compiled: compiling.Compiled | None = None
+    """The layers that are compiled for steps; None if none are."""
 
 
 def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, **where: Any) -> Learner:
@@ -77,7 +81,7 @@ def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, 
         parameters: the trainable ones.
         training: the settings.
         **where: the other fields of ``Learner``: precision, device, pad_id, virtual_tokens, after_step, progress,
-            parallel.
+            parallel, compiled.
 
     Raises:
         Unsupported: if logits, what is computed again, or products cannot be as the settings want them.
@@ -110,8 +114,8 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
         turns.begin_step(learner.model, learner.optimizer, done)
     if several_optimizers.in_backward(learner.optimizer):
         return _step_in_backward(learner, batches)
-    with offloading.saved(learner), host_step.collecting(learner) as moved:
-        total = learner.parallel.gradients(learner, batches, batch_loss)
+    with host_step.collecting(learner) as moved:
+        total = _gradients(learner, batches)
     with host_step.on_host(learner, moved):
         learner.scaler.unscale_(learner.optimizer)
         norm = learner.parallel.clip(learner.parameters, learner.training.clip_norm)
@@ -124,12 +128,18 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
     return float(total), norm
 
 
+def _gradients(learner: Learner, batches: Sequence[Batch]) -> torch.Tensor:
+    """Run a step's forward and backward passes; return its loss, a scalar."""
+    with offloading.saved(learner), compiling.running(learner.compiled):
+        return learner.parallel.gradients(learner, batches, batch_loss)
+
+
 def _step_in_backward(learner: Learner, batches: Sequence[Batch]) -> tuple[float, float]:
     """Take an optimizer step within the backward pass; return the loss and the gradient norm over all tensors."""
     if len(batches) != 1:
         raise ValueError(f"a step in the backward pass has one micro-batch; given {len(batches)}")
-    with several_optimizers.stepping(learner.optimizer) as norms, offloading.saved(learner):
-        total = learner.parallel.gradients(learner, batches, batch_loss)
+    with several_optimizers.stepping(learner.optimizer) as norms:
+        total = _gradients(learner, batches)
     return float(total), float(torch.stack(norms).norm())
 
 
@@ -191,36 +201,6 @@ class Trace:
     """Time that threads waited for a CPU during the steps, summed; None if the system does not report it."""
 
 
-_PARTS = 1_000_000
-"""Number of schedule positions into which a budget of seconds is divided."""
-
-
-@dataclass(frozen=True)
-class _Goal:
-    """When training ends: after a number of seconds of steps, or of steps. One of the two is None."""
-
-    seconds: float | None
-    steps: int | None
-
-    def place(self, index: int, spent: float) -> tuple[int, int]:
-        """Return the position of a step (from 0) in the schedule, and the schedule's length."""
-        if self.steps is not None:
-            return index, self.steps
-        assert self.seconds is not None
-        return min(_PARTS - 1, int(_PARTS * spent / self.seconds)), _PARTS
-
-    def reached(self, done: int, spent: float) -> bool:
-        """Return whether no step is left."""
-        return done >= self.steps if self.steps is not None else spent >= (self.seconds or 0.0)
-
-    def total(self, done: int, spent: float) -> int:
-        """Return the total number of steps; with a budget of seconds, an estimate from the steps done so far."""
-        if self.steps is not None:
-            return self.steps
-        assert self.seconds is not None
-        return done if spent >= self.seconds else max(done + 1, round(done * self.seconds / spent))
-
-
 Progress = Callable[[int, int, float], None]
 """Called after each step with the step (from 1), the total number of steps and the loss."""
 
@@ -255,7 +235,7 @@ def train(
     """
     course = course or Course()
     training = learner.training
-    goal = _Goal(training.seconds, len(step_examples) if isinstance(step_examples, Sequence) else None)
+    goal = Goal(training.seconds, len(step_examples) if isinstance(step_examples, Sequence) else None)
     learner.model.train()
     optimizers.to_training(learner.optimizer)
     steps = itertools.islice(step_examples, len(course.rows), None)
@@ -281,7 +261,7 @@ def _train_step(
     clock: Clock,
     report: Progress,
     course: Course,
-    goal: _Goal,
+    goal: Goal,
 ) -> None:
     """Take the next step of a course, with the validation after it."""
     training, index = learner.training, len(course.rows)
@@ -289,7 +269,8 @@ def _train_step(
     rate = optimizers.learning_rate(training, *goal.place(index, course.spent))
     waiting = environment.waiting_by_thread()
     start = clock.now()
-    loss, norm = step(learner, batches, rate, index)
+    with compiling.noticed(learner.compiled) as compiles:
+        loss, norm = step(learner, batches, rate, index)
     seconds = learner.parallel.same(clock.now() - start)
     course.spent += seconds
     total = goal.total(index + 1, course.spent)
@@ -307,7 +288,7 @@ def _train_step(
         course.best.offer(checked, index + 1, learner.parameters)
         optimizers.to_training(learner.optimizer)
     counts = _tokens(batches, examples, learner.virtual_tokens)
-    untimed = index - course.continued_at < training.untimed_steps
+    untimed = bool(compiles) or index - course.continued_at < training.untimed_steps
     course.rows.append(StepRow("", index + 1, loss, seconds, untimed, rate, norm, *counts, checked))
     report(index + 1, total, loss)
 

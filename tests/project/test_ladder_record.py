@@ -35,7 +35,11 @@ def test_a_recorded_saving_is_predicted_and_its_loss_equal_unless_the_axis_says_
     assert row.baseline_predicted == row.baseline_measured
     # of several passes in a step, the inputs of all but one are not predicted: three tensors of 8 bytes for each token
     inputs = 3 * 8 * ladder.EXAMPLES * ladder.TOKENS if row.axis == "micro_batches" else 0
-    assert row.predicted <= row.measured <= row.predicted + inputs
+    if row.axis == "compile":
+        assert row.predicted is None
+        assert row.measured < row.baseline_measured, "as plan says of all rows"
+    else:
+        assert row.predicted <= row.measured <= row.predicted + inputs
     assert sum(row.saved.values()) == row.baseline_measured - row.measured
     assert ladder.AXES[row.axis].other_loss or row.loss_difference < (1e-5 if row.precision == "fp32" else 5e-3)
 

@@ -60,6 +60,7 @@ def test_the_row_of_an_ok_trial_has_every_measured_column(tiny, tmp_path):
     none |= {"peak_train_reserved_bytes", "device_used_bytes", "device_process_bytes", "other_gpu_processes"}
     none |= {"peak_run_reserved_bytes", "not_training_seconds"}  # of imported results only
     none |= {"head_parameters", "padding_influence"}  # of classification heads only
+    none |= {"compile_seconds", "compiled_graphs", "compiling_steps"}  # nothing is compiled
     none |= {"largest_turn_parameters"}  # of layers that train in turns only
     none |= {"deployed_json", "deploy_seconds"}  # nothing is deployed
     none |= {

@@ -160,7 +160,13 @@ def test_the_key_does_not_change_with_names_and_time_limits(name):
 
 def test_a_setting_added_later_enters_settings_and_key_only_if_it_is_not_at_its_default():
     # else every trial that is stored would run again
-    others = {"logits": "chunked", "attention": "eager", "offload": "activations", "compute": "fp8"}
+    others = {
+        "logits": "chunked",
+        "attention": "eager",
+        "offload": "activations",
+        "compute": "fp8",
+        "compile": "layers",
+    }
     assert set(trial_key.LATER) == set(others)
     for name, default in trial_key.LATER.items():
         assert getattr(TRAINING, name) == default

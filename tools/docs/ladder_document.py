@@ -71,13 +71,14 @@ def tables() -> str:
 
 
 def _row(row: Row) -> Sequence[str]:
-    predicted, measured = (row.baseline_predicted - row.predicted, row.baseline_measured - row.measured)
+    predicted = NONE if row.predicted is None else f"{(row.baseline_predicted - row.predicted) / 2**20:.2f}"
+    measured = row.baseline_measured - row.measured
     low, high = row.time_ratios
     return (
         f"`{row.setting}`",
         f"{row.method} {row.precision}",
         f"{row.baseline_measured / 2**20:.2f}",
-        f"{predicted / 2**20:.2f}",
+        predicted,
         f"{measured / 2**20:.2f}",
         f"{measured / row.baseline_measured:.0%}",
         _mostly(row),
@@ -102,12 +103,18 @@ def _loss(row: Row) -> str:
 
 def exact() -> str:
     """Return how many predictions are equal to the byte."""
-    found = ladder.stored()
+    found = [row for row in ladder.stored() if row.predicted is not None]
     both = [row for row in found if (row.predicted, row.baseline_predicted) == (row.measured, row.baseline_measured)]
-    worst = max(found, key=lambda row: abs(row.predicted / row.measured - 1))
+    worst, error = max(((row, _error(row)) for row in found), key=lambda each: abs(each[1]))
     if len(both) == len(found):
         return f"All {len(found)} predictions are equal to the measured bytes."
     return (
         f"Of {len(found)} predictions {len(both)} are equal to the measured bytes; the largest error is "
-        f"{worst.predicted / worst.measured - 1:+.3%} ({worst.method}, {worst.setting}, on {worst.base})."
+        f"{error:+.3%} ({worst.method}, {worst.setting}, on {worst.base})."
     )
+
+
+def _error(row: Row) -> float:
+    """Return how far a prediction is from what was measured, as a share of it."""
+    assert row.predicted is not None
+    return row.predicted / row.measured - 1

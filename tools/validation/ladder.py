@@ -33,7 +33,7 @@ from peftbench.planner import budget
 from peftbench.planner.predict import predict
 from peftbench.records import Trial
 from peftbench.records.resolve import resolve
-from peftbench.training import accounting, loop
+from peftbench.training import accounting, compiling, loop, warm_up
 from peftbench.training.encoded import Encoded
 from tests.support import trials
 from tools.validation import planner_accuracy
@@ -173,7 +173,8 @@ class Row:
     baseline_predicted: int
     """Bytes at the peak of a training step."""
     baseline_measured: int
-    predicted: int
+    predicted: int | None
+    """None for an axis that is not predicted."""
     measured: int
     saved: Mapping[str, int]
     """Category -> bytes of it less than the baseline's, each at its own peak; categories that do not differ are left
@@ -229,7 +230,10 @@ def learner(trial: Trial, folder: Path) -> loop.Learner:
         device="cpu",
         pad_id=1,
         virtual_tokens=context_length.virtual_tokens(trial),
+        compiled=compiling.make(tuned, trial.training.compile, "cpu"),
     )
+    if found.compiled is not None:
+        warm_up.compile_layers(found, steps())
     found.model.train()
     return found
 
@@ -242,7 +246,7 @@ class Side:
     learner: loop.Learner
     losses: list[float]
     peak: Mapping[str, int]
-    predicted: int
+    predicted: int | None
 
     @property
     def measured(self) -> int:
@@ -265,17 +269,19 @@ def side(trial: Trial, folder: Path) -> Side:
     largest = accounting.largest_steps(steps(), trial.training, own.virtual_tokens)
     counted = accounting.account_steps(own, largest, METHODS[trial.method].trains_base)
     each = [predict(trial, folder, budget.passes(step, trial.training, own.virtual_tokens)) for step in largest]
-    return Side(trial, own, losses, dict(counted.peak), max(found.peak_bytes for found in each))
+    predicted = max(found.peak_bytes for found in each) if own.compiled is None else None
+    return Side(trial, own, losses, dict(counted.peak), predicted)
 
 
 def row(axis: str, name: str, baseline: Side, other: Side, setting: str) -> Row:
-    """Compare two sides; times are taken in pairs, one after another, in alternating order."""
+    """Compare two sides, of which the first is predicted; times are taken in pairs, in alternating order."""
     ratios = []
     for pair in range(PAIRS):
         examples = steps()[pair % STEPS]
         order = (baseline, other) if pair % 2 else (other, baseline)
         seconds = {id(each): each.seconds(examples, _APART * pair) for each in order}
         ratios.append(seconds[id(other)] / seconds[id(baseline)])
+    assert baseline.predicted is not None
     saved = {category: size - other.peak[category] for category, size in baseline.peak.items()}
     return Row(
         axis,
@@ -305,6 +311,7 @@ def rows(axes: Sequence[str], folder: Path) -> Iterator[Row]:
                 for settings in AXES[axis].settings if method in AXES[axis].methods else ():
                     other = side(made(home, folder / "tasks", method, settings), home)
                     yield row(axis, name, baseline, other, shown(settings))
+                    compiling.close(other.learner.compiled)
 
 
 def shown(settings: Mapping[str, Any]) -> str:

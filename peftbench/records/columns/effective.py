@@ -28,4 +28,5 @@ class EffectiveColumns(ColumnGroup):
         "floats and bytes that have a dimension",
     ] = None
     checkpointing_active: Annotated[str | None, "modules that recompute activations in the backward pass"] = None
+    compiled_modules: Annotated[str | None, "modules that torch.compile compiled for training; none if none"] = None
     process_threads: Annotated[str | None, "CPU threads that torch used"] = None

@@ -20,7 +20,7 @@ class MemoryColumns(ColumnGroup):
     ] = None
     peak_train_bytes: Annotated[int | None, "peak of a training step on the run's largest batch"] = None
     predicted_train_bytes: Annotated[
-        int | None, "the same peak predicted from the config; only in a cell's first trial"
+        int | None, "the same peak predicted from the config; only in a cell's first trial, and without train.compile"
     ] = None
     predicted_load_bytes: Annotated[
         int | None,

@@ -17,6 +17,11 @@ class TimeColumns(ColumnGroup):
     plan_seconds: Annotated[float | None, "predicting memory, including tokenizing if a budget is set"] = None
     data_seconds: Annotated[float | None, "reading, templating and tokenizing the training data"] = None
     attach_seconds: Annotated[float | None, "attaching the method and creating the optimizer"] = None
+    compile_seconds: Annotated[
+        float | None,
+        "before training, compiling the decoder layers for the shapes of its batches (train.compile), including a "
+        "forward and a backward pass of each",
+    ] = None
     train_seconds: Annotated[float | None, "training steps only, untimed ones included"] = None
     not_training_seconds: Annotated[
         float | None,

@@ -36,6 +36,13 @@ class WorkColumns(ColumnGroup):
     processed_tokens_per_second: Annotated[float | None, "processed tokens per second over the steady steps"] = None
     loss_tokens_per_second: Annotated[float | None, "tokens in the loss per second over the steady steps"] = None
     median_step_seconds: Annotated[float | None, "median duration of the steady steps"] = None
+    compiled_graphs: Annotated[
+        int | None, "graphs that torch.compile made for training steps, without and with another shape of batches"
+    ] = None
+    compiling_steps: Annotated[
+        int | None,
+        "steps that compiled once more, for a shape that none had before; they are untimed",
+    ] = None
     train_flops_per_token: Annotated[
         float | None, "FLOPs of the matrix products of a typical step, per processed token"
     ] = None

@@ -51,7 +51,12 @@ _AMOUNT = ("steps", "epochs", "tokens", "batch_size", "sequence_length", "group_
 """Settings that decide how much work is done. A method whose recipe sets one of them does its own amount."""
 _FOLLOWS = ("work", "as computed")
 """Kinds of facts that depend on training settings. They are compared only within one value of such an axis."""
-_DECIDED_BY = {"optimizer": "optimizer", "checkpointing": "gradient_checkpointing", "attention": "attention"}
+_DECIDED_BY = {
+    "optimizer": "optimizer",
+    "checkpointing": "gradient_checkpointing",
+    "attention": "attention",
+    "compiled": "compile",
+}
 """First word of an effective setting, and the training setting that decides it."""
 Stratum = tuple[Any, ...]
 """Rows of one stratum should have equal values: all rows, those of a seed, or those of a precision and a seed."""

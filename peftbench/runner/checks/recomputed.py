@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from peftbench.training import losses
 from peftbench.training.batches import Batch
 from peftbench.training.loop import Learner
 
-_CLOSE = {True: 1e-4, False: 2e-2}
+CLOSE = {True: 1e-4, False: 2e-2}
 """Largest distance of gradients, relative to their norm, by whether everything is computed in fp32. On a CPU there is
 none; some kernels of GPUs add up in another order each time."""
 
@@ -34,6 +34,27 @@ def check(learner: Learner, batch: Batch) -> None:
     Raises:
         Unsupported: if they do.
     """
+    apart = distance(learner, batch, nullcontext(), _nothing_again(learner.model))
+    whole = learner.precision.autocast is None and learner.precision.trainable == "float32"
+    if not apart <= CLOSE[whole]:
+        raise Unsupported(
+            f"{type(head.base_of(learner.model)).__name__}: gradients with gradient_checkpointing: "
+            f"{learner.training.gradient_checkpointing} are not those without ({100 * apart:.2g} % apart); use "
+            "gradient_checkpointing: true"
+        )
+
+
+def distance(
+    learner: Learner, batch: Batch, one: AbstractContextManager[Any], other: AbstractContextManager[Any]
+) -> float:
+    """Return the distance between the gradients in two contexts, relative to the norm of the latter.
+
+    Args:
+        learner: the tuned model, ready to train on one device; it is not changed.
+        batch: a few training examples.
+        one: a context.
+        other: the context of the gradients that are right.
+    """
     learner.model.train()
     first: dict[Any, torch.Tensor] = {}
     squares = {"apart": 0.0, "whole": 0.0}
@@ -46,18 +67,12 @@ def check(learner: Learner, batch: Batch) -> None:
         squares["apart"] += float((found - expected).norm()) ** 2
         squares["whole"] += float(expected.norm()) ** 2
 
-    _each_gradient(learner, batch, keep)
-    with _nothing_again(learner.model):
+    with one:
+        _each_gradient(learner, batch, keep)
+    with other:
         _each_gradient(learner, batch, compare)
     squares["apart"] += sum(float(each.float().norm()) ** 2 for each in first.values())
-    distance = math.sqrt(squares["apart"] / squares["whole"]) if squares["whole"] else 0.0
-    whole = learner.precision.autocast is None and learner.precision.trainable == "float32"
-    if not distance <= _CLOSE[whole]:
-        raise Unsupported(
-            f"{type(head.base_of(learner.model)).__name__}: gradients with gradient_checkpointing: "
-            f"{learner.training.gradient_checkpointing} are not those without ({100 * distance:.2g} % apart); use "
-            "gradient_checkpointing: true"
-        )
+    return math.sqrt(squares["apart"] / squares["whole"]) if squares["whole"] else 0.0
 
 
 def _each_gradient(learner: Learner, batch: Batch, use: Callable[[Any], None]) -> None:
