@@ -122,6 +122,12 @@ def unfinished(text: str, status: Status, message: str) -> str:
     return json.dumps({**found, "forms": forms}, sort_keys=True)
 
 
+def failed(text: str | None) -> bool:
+    """Return whether a form in ``deployed_json`` failed, as opposed to one that the method does not have."""
+    forms = json.loads(text)["forms"].values() if text else ()
+    return any(form["status"] not in (Status.OK, Status.UNSUPPORTED) for form in forms)
+
+
 def plan_notes(trials: Iterable[Trial]) -> list[str]:
     """Return a note on what the forms cost, and one on those that cells do not have for each reason."""
     can_run = [trial for trial in trials if trial.unsupported is None]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from peftbench import interrupts
+from peftbench.methods import deployed_forms
 from peftbench.records import Job, Phase, Result, Status, TrialRow
 from peftbench.records.failures import of_log
 from peftbench.report.notes import data_use
@@ -105,14 +106,21 @@ def overhead_seconds(row: TrialRow) -> float | None:
 
 
 def _tidy(folder: Path, event: executor.Event) -> None:
-    """Delete the log of a trial that ended ok, and the state of training of a trial that does not run again."""
-    if event.result and event.result.row.status != Status.OK:
+    """Delete the log of a trial that ended ok, and the state of training of a trial that does not run again.
+
+    The log stays if a form in which the tuned model was deployed failed: it says why.
+    """
+    if event.result is None:
+        return
+    row = event.result.row
+    went_well = row.status == Status.OK and not deployed_forms.failed(row.deployed_json)
+    if not went_well:
         leftovers.sweep(folder)
-    if event.result and Status(event.result.row.status).final:
+    if Status(row.status).final:
         training_states.discard(folder, event.job.key)
-    if event.job.log and event.result and event.result.row.status == Status.OK:
+    if event.job.log and went_well:
         Path(event.job.log).unlink(missing_ok=True)
-    elif event.job.log and event.result:
+    elif event.job.log:
         _clean(Path(event.job.log))
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from peftbench.errors import Diverged
 from peftbench.evaluation.deployed import forms
-from peftbench.runner import deploying
+from peftbench.runner import deploying, grid
+from peftbench.runner.executor import Event
 from tests.support import trials
+from tests.support.results_factory import make_result
 from tests.support.trials import run
 
 FORMS = ("adapter", "merged", "requantized")
@@ -103,3 +106,15 @@ def test_a_method_without_any_form_saves_and_loads_nothing(tiny, tmp_path, monke
     assert {form["status"] for form in found(result)["forms"].values()} == {"unsupported"}
     base = run(trials.trial(tiny, tmp_path, "base", deployed=("merged",)), tmp_path)
     assert (base.row.status, base.row.deployed_json) == ("ok", None)
+
+
+@pytest.mark.parametrize(("status", "stays"), [("error", True), ("timeout", True), ("unsupported", False)])
+def test_the_log_of_an_ok_trial_stays_if_a_form_failed_and_files_of_a_killed_one_do_not(status, stays, tiny, tmp_path):
+    job = trials.job(trials.trial(tiny, tmp_path, deployed=("merged",)), tmp_path)
+    Path(job.log).write_text("vllm printed: no space\n")
+    left = tmp_path / ".saving-4194305-x"  # no process has such an id
+    left.mkdir()
+    stored = {"forms": {"merged": {"status": status, "message": "why"}}}
+    grid._tidy(tmp_path, Event(job, "deploy", result=make_result(deployed_json=json.dumps(stored))))
+    assert Path(job.log).exists() == stays
+    assert left.exists() != stays
