@@ -19,7 +19,7 @@ from peftbench.models import dry_load, find, load, storage, stored, stored_kinds
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Base
 from peftbench.suite import base_defaults
-from tests.support import stored_bases, tiny_base, trials
+from tests.support import families, stored_bases, tiny_base, trials
 
 KINDS = ("nf4", "int8")
 TORCHAO = stored_bases.TORCHAO
@@ -291,6 +291,40 @@ def test_fp8_is_dequantized_without_being_asked_and_its_way_out_gives_that_copy(
     assert {p.dtype for n, p in unasked.named_parameters() if "proj" in n} == {torch.bfloat16}
     copy = run_way_out("fp8", folder, tmp_path / "copy")
     assert torch.equal(copy.model.layers[0].mlp.up_proj.weight, unasked.model.layers[0].mlp.up_proj.weight)
+
+
+def mxfp4(plain, folder):
+    """Store the experts of a gpt-oss as MXFP4 does: two 4-bit floats in a byte, a power of two for each 32 of them."""
+    shutil.copytree(plain, folder)
+    weights, values = {}, torch.tensor([*stored_bases.FLOATS, *(-each for each in stored_bases.FLOATS)])
+    for name, weight in load_file(plain / "model.safetensors").items():
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            weights[name] = weight
+            continue
+        blocks = weight.float().transpose(1, 2).unflatten(2, (-1, 32))
+        exponents = torch.floor(torch.log2(blocks.abs().amax(-1))) - 2
+        codes = ((blocks / 2 ** exponents[..., None])[..., None] - values).abs().argmin(-1).to(torch.uint8)
+        weights[f"{name}_blocks"] = codes[..., 0::2] | codes[..., 1::2] << 4
+        weights[f"{name}_scales"] = (exponents + 127).to(torch.uint8)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    settings = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    return folder
+
+
+def test_mxfp4_is_refused_and_its_way_out_gives_the_values_of_its_codes(tmp_path):
+    families.make(tmp_path / "plain", "gpt_oss")
+    folder = mxfp4(tmp_path / "plain", tmp_path / "mxfp4")
+    with pytest.raises(UserError, match="trains no base whose experts are in MXFP4"):
+        find.resolve_base(Base(str(folder)))
+    copy = run_way_out("mxfp4", folder, tmp_path / "copy").model.layers[0].mlp.experts.gate_up_proj.float()
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    original = load_file(tmp_path / "plain" / "model.safetensors")[name].float()
+    assert 0.05 < (copy - original).abs().mean() / original.abs().mean() < 0.15
+    scales = 2.0 ** (load_file(folder / "model.safetensors")[f"{name}_scales"].float() - 127)
+    codes = copy.transpose(1, 2).unflatten(2, (-1, 32)) / scales[..., None]
+    assert set(codes.abs().unique().tolist()) <= set(stored_bases.FLOATS)
 
 
 def test_what_is_said_of_formats_that_are_refused_is_true_of_the_installed_transformers():
