@@ -38,10 +38,16 @@ SAVINGS: tuple[dict[str, Any], ...] = (
     {"attention": "flex_attention"},
     {"precision": "torchao-int8"},
     {"precision": "torchao-float8"},
+    {"precision": "torchao-nvfp4"},
+    {"compute": "fp8"},
     {"micro_batch_size": 1},
 )
 """Blocks of LoRA in bf16, the first of which the others stand beside. What the device does not have ends
 ``unsupported``, which is a result."""
+
+
+def _needs_torchao(saving: dict[str, Any]) -> bool:
+    return "torchao" in saving.get("precision", "") or saving.get("compute") == "fp8"
 
 
 def ladders(scale: Scale, work: Path) -> list[grids.Cells]:
@@ -55,7 +61,7 @@ def ladders(scale: Scale, work: Path) -> list[grids.Cells]:
         # at the small size only the allocator's own counts matter, so that several run beside each other
         beside = 4 if shape == planner.SMALL else 1
         made.append(grids.Cells(f"ladder {shape}", text, scale.device, beside, saves=False))
-    here = [one for one in SAVINGS if "torchao" not in one.get("precision", "") or find_spec("torchao")]
+    here = [one for one in SAVINGS if not _needs_torchao(one) or find_spec("torchao")]
     blocks = [{"precision": "bf16"} | saving for saving in scale.some(here, 2)]
     text = planner.suite(scale, planner.LARGE, {"lora": blocks}, work)
     made.append(grids.Cells(f"savings {planner.LARGE}", text, scale.device))
