@@ -19,6 +19,8 @@ _FEW = 8
 _MEANINGS = (
     "peak: the most memory that tensors take at one moment of a training step, predicted from the config alone for a "
     "step of {shape}, the longest that the settings allow{loading}.{device} "
+    "The texts of the data are not read: where they are shorter a run needs less, several times less if they are much "
+    "shorter, and it predicts each trial from its own batches. "
     "Scoring is not part of it: what it needs depends on the examples.",
     "The columns after it are its parts at that moment: base: the base model's weights, with the state of their "
     "quantization; own: the method's weights, and those of a head for whole texts; grads: gradients ({missing}: there "
@@ -32,17 +34,24 @@ _OR_LOADING = ", or of loading the base model where that needs more"
 _ON_GPU = " Each tensor is rounded up to 512 bytes, as on a GPU, whose kernels may need other temporary tensors."
 
 
-def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
-    """Yield the lines of the table and its notes."""
+def lines(found: Sequence[Forecast], asked: Question, ladder: str | None = None) -> Iterator[str]:
+    """Yield the lines of the table and its notes.
+
+    Args:
+        found: the forecasts.
+        asked: what was asked of them.
+        ladder: what each cell stands beside, as in the suite; None for no ladder.
+    """
     known = [f for f in found if f.found is not None]
     if known:
-        yield from _table(known, asked)
+        yield from _table(known, asked, ladder)
         device = _ON_GPU if known[0].trial.device == "cuda" else ""
         loading = _OR_LOADING if any(_of_loading(f) for f in known) else ""
         words = {"shape": _shape(known), "device": device, "loading": loading, "missing": MISSING}
         meanings = (each.format(**words) for each in _MEANINGS)
         for note in (
             *meanings,
+            *_ladder(ladder),
             *_loading(known),
             *_ranks(known),
             *_attention(known),
@@ -72,6 +81,13 @@ def _loading(found: Sequence[Forecast]) -> Iterator[str]:
     cells = [f"{f.trial.cell} ({memory(f.found.peak_bytes)})" for f in found if f.found and _of_loading(f)]
     if cells:
         yield f"Loading the base model needs more than a training step, whose peak is in brackets: {', '.join(cells)}."
+
+
+def _ladder(ladder: str | None) -> Iterator[str]:
+    """Yield what the column of the ladder has."""
+    if ladder:
+        beside = {"previous": "the one above it", "first": "the first one"}[ladder]
+        yield f"± %: how much larger a row's peak is than that of {beside}, on the same base model (ladder: {ladder})."
 
 
 def _ranks(found: Sequence[Forecast]) -> Iterator[str]:
@@ -106,8 +122,7 @@ def _logits(found: Sequence[Forecast]) -> Iterator[str]:
     if some := [kind for kind in kinds if kind != "all"]:
         yield (
             f"With logits: {' or '.join(some)}, logits are made for the tokens in the loss alone. How many of a row "
-            "these are depends on the data; here they are all but its first token, the most there can be. A run "
-            "predicts each trial's peak from its own batches."
+            "these are depends on the data; here they are all but its first token, the most there can be."
         )
 
 
@@ -196,7 +211,21 @@ def _shape(found: Sequence[Forecast]) -> str:
     return shapes.pop() if len(shapes) == 1 else "each cell's micro-batch and sequence length"
 
 
-def _table(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
+def _changes(found: Sequence[Forecast], ladder: str) -> list[str]:
+    """Return each row's change of the peak to the row that it stands beside; of first rows a dash."""
+    held: dict[Any, int] = {}
+    changes = []
+    for each in found:
+        assert each.found is not None
+        base, peak = each.trial.base, each.found.needed_bytes
+        change = 100 * (peak / held[base] - 1) if base in held else None
+        changes.append(MISSING if change is None else f"{change:+.1f}" if change else "0")
+        if ladder == "previous" or base not in held:
+            held[base] = peak
+    return changes
+
+
+def _table(found: Sequence[Forecast], asked: Question, ladder: str | None) -> Iterator[str]:
     unit = byte_unit([f.found.needed_bytes for f in found if f.found])
     saved = byte_unit([f.found.checkpoint_bytes for f in found if f.found])
     head = ["cell", "peak", *_COLUMNS, "saved", "params", "GFLOP", *(["fits"] if asked.budget is not None else [])]
@@ -204,6 +233,9 @@ def _table(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
     if asked.axis:
         head[-1] = f"most {asked.axis}"
     rows = [head, [*units, *[""] * (len(head) - len(units))], *(_row(f, unit, saved, asked) for f in found)]
+    if ladder:
+        for row, cell in zip(rows, ("peak", "± %", *_changes(found, ladder)), strict=True):
+            row.insert(2, cell)
     yield from text_table.lines(rows, text_table.Layout(right=range(1, len(head)), gap=1))
 
 

@@ -189,7 +189,7 @@ def _predict_memory(trials: Sequence[Trial], how: PlanOptions, suite: Suite) -> 
         print(plan_json.text(plan_json.with_memory(whole, found, asked)))
     else:
         said = [*(f"default: {line}" for line in defaults), *(f"note: {note}" for note in notes)]
-        print("\n".join([*memory_table.lines(found, asked), *map(wrapped, said)]))
+        print("\n".join([*memory_table.lines(found, asked, suite.ladder), *map(wrapped, said)]))
     trained = [each for each in found if each.trial.training]
     return FAILED if trained and not any(each.found for each in trained) else 0
 

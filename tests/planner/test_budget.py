@@ -378,3 +378,25 @@ def test_plan_memory_prints_a_table_without_weights(tmp_path, capsys):
     ) in " ".join(lines)
     assert not [line for line in lines if line.startswith(" ") and "base:" in line]
     assert max(map(len, lines)) <= 130
+
+
+@pytest.mark.parametrize(("ladder", "told"), [("previous", "the one above it"), ("first", "the first one")])
+def test_a_plan_of_a_ladder_has_each_rows_change_of_the_peak(ladder, told, tmp_path, capsys):
+    rows = "[{}, {gradient_checkpointing: true}, {logits: chunked}]"
+    suite = tmp_path / "s.yaml"
+    suite.write_text(
+        f"base: nano\ntasks: [judge]\nseeds: 1\ndevice: cpu\nladder: {ladder}\n"
+        f"train: {{steps: 1, batch_size: 8, sequence_length: 64}}\nmethods: {{base: {{}}, full: {rows}}}\n"
+    )
+    assert cli.main(["plan", str(suite), "--memory"]) == 0
+    out = capsys.readouterr().out
+    cells = [line.partition(" fp32 ")[2].split() for line in out.splitlines() if line.startswith("full ")]
+    peaks, changes = [float(cell[0]) for cell in cells], [cell[1] for cell in cells]
+    assert len(cells) == 3
+    beside = [None, *(peaks[:-1] if ladder == "previous" else [peaks[0]] * 2)]
+    assert changes[0] == "–"
+    assert [float(each) for each in changes[1:]] == pytest.approx(
+        [100 * (now / before - 1) for now, before in zip(peaks[1:], beside[1:], strict=True)], abs=0.06
+    )
+    assert f"than that of {told}" in " ".join(out.split())
+    assert "The texts of the data are not read" in out
