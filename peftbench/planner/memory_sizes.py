@@ -6,7 +6,7 @@ import os
 import re
 
 from peftbench.errors import UserError
-from peftbench.measure import control_groups, environment
+from peftbench.measure import cgroups, environment
 
 _UNITS = {"b": 1} | {
     f"{prefix}{kind}": base**power
@@ -41,7 +41,7 @@ def budget(text: str, device: str) -> int:
         return read(text, "--budget")
     found = environment.describe()
     if device == "cpu":
-        return min(int(found["memory_bytes"]), control_groups.memory_limit_bytes())
+        return min(int(found["memory_bytes"]), cgroups.memory_limit_bytes())
     sizes = [gpu["memory.total"] for gpu in found["gpus"] or ()]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     if visible.isdigit():

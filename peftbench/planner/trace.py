@@ -27,7 +27,7 @@ from peftbench.planner import cuda_reserve, fake, loading
 from peftbench.planner.records import Pass
 from peftbench.planner.saved_size import stored_bytes
 from peftbench.records import Trial
-from peftbench.training import batches, host_step, logits, loop, optimizers, products, turns
+from peftbench.training import batches, host_step, logits, loop, matmuls, optimizers, turns
 from peftbench.training.batches import Batch
 from peftbench.training.parallel import ALONE, Parallel
 
@@ -269,5 +269,5 @@ class _Operators(fake.Answers):
             self.attention = "matrix"
         self._windows.next(name)
         out = super().run(func, args, kwargs)
-        self.flops += products.operations(func, args, kwargs, out)
+        self.flops += matmuls.operations(func, args, kwargs, out)
         return out

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from peftbench.errors import Unsupported
 from peftbench.measure import ledger
 from peftbench.models.layers import decoder_layers
-from peftbench.training.products import is_product, is_thin
+from peftbench.training.matmuls import is_product, is_thin
 
 SELECTIVE = "selective"
 

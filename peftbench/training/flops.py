@@ -22,7 +22,7 @@ from peftbench.records.columns.work import WorkColumns
 from peftbench.training import compiling, host_step, loop, offloading, several_optimizers, turns
 from peftbench.training.encoded import Encoded
 from peftbench.training.loop import Learner
-from peftbench.training.products import operations
+from peftbench.training.matmuls import operations
 
 _ATTENTION = re.compile("attention|flash|flex")
 _SIZES = {"cpu": 512, "cuda": 8192}

@@ -40,7 +40,7 @@ def test_the_budget_may_be_the_memory_of_the_device(monkeypatch):
     gpus = [{"memory.total": "143771 MiB"}]
     monkeypatch.setattr(environment, "describe", lambda: {"memory_bytes": 5, "gpus": gpus})
     for limit, least in ((9, 5), (3, 3)):  # of a container
-        monkeypatch.setattr(memory_sizes.control_groups, "memory_limit_bytes", lambda limit=limit: limit)
+        monkeypatch.setattr(memory_sizes.cgroups, "memory_limit_bytes", lambda limit=limit: limit)
         assert memory_sizes.budget("device", "cpu") == least
     assert memory_sizes.budget("device", "cuda") == 143771 * 2**20
     assert memory_sizes.budget("1KiB", "cuda") == 1024

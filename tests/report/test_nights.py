@@ -85,7 +85,7 @@ def test_text_of_equal_nights_counts_what_is_unchanged(same: Comparison) -> None
         in " ".join(text.split())
     )
     assert "cannot tell:\n  trials that end ok of full nf4: no trial ended ok on either side" in text
-    assert "moved beside" not in text
+    assert "what else changed" not in text
     assert re.search(r"\nno regression: \d+ of \d+ quantities of cells judged, 1 cannot be told\n$", text)
 
 
@@ -93,9 +93,7 @@ def test_markdown_has_the_changes_first_and_folds_the_rest(changed: Comparison) 
     text = written(changed, "md")
     assert text.startswith("### peftbench: regressed: trials that end ok of lora r=2 fp32;")
     table, folded = text.index("| verdict | cell |"), text.index("<details><summary>Unchanged:")
-    assert (
-        table < text.index("What moved beside the numbers") < text.index("<details><summary>Cannot tell: 1<") < folded
-    )
+    assert table < text.index("What else changed") < text.index("<details><summary>Cannot tell: 1<") < folded
     assert text.count("<details>") == text.count("</details>") == 2
     assert text.count("| **regressed** |") == 3
     assert "<script>" not in text

@@ -103,9 +103,9 @@ def test_a_trial_that_the_kernel_kills_because_memory_ran_out_is_oom(tiny, tmp_p
 
 def test_memory_that_runs_out_in_another_container_kills_no_trial_of_ours(monkeypatch):
     machine = deaths.kernel_oom_kills()
-    monkeypatch.setattr(deaths.control_groups, "out_of_memory_kills", lambda: 7)
+    monkeypatch.setattr(deaths.cgroups, "out_of_memory_kills", lambda: 7)
     assert deaths.kernel_oom_kills() == 7, "of the own control group"
-    monkeypatch.setattr(deaths.control_groups, "out_of_memory_kills", lambda: None)
+    monkeypatch.setattr(deaths.cgroups, "out_of_memory_kills", lambda: None)
     found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(), re.MULTILINE)
     assert deaths.kernel_oom_kills() == (int(found[1]) if found else 0), f"of the machine, without one ({machine})"
 

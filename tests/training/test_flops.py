@@ -13,9 +13,8 @@ from peftbench.methods import METHODS
 from peftbench.models import find
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Base
-from peftbench.training import effective, loop
+from peftbench.training import effective, loop, matmuls
 from peftbench.training import flops as training_flops
-from peftbench.training import products as training_products
 from tests.support import trials
 from tests.support.method_cells import attached
 
@@ -133,8 +132,8 @@ def test_int8_products_of_cuda_are_counted_as_dense_ones():
     x, codes = torch.empty(6, 8), torch.empty(5, 8, dtype=torch.int8)
     mixed = torch.ops.bitsandbytes.int8_mixed_scaled_mm.default
     scaled = torch.ops.bitsandbytes.int8_scaled_mm.default
-    assert training_products.operations(mixed, (x, x.char(), codes), {}, None) == 2 * 6 * 8 * 5
-    assert training_products.operations(scaled, (x.char(), codes), {}, None) == 2 * 6 * 8 * 5
+    assert matmuls.operations(mixed, (x, x.char(), codes), {}, None) == 2 * 6 * 8 * 5
+    assert matmuls.operations(scaled, (x.char(), codes), {}, None) == 2 * 6 * 8 * 5
 
 
 @pytest.mark.parametrize(
@@ -146,12 +145,12 @@ def test_every_fused_kernel_counts_as_many_key_heads_as_query_heads(kernel, monk
     forward = getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}").default
     backward = getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}_backward").default
     asked = []
-    count = training_products.sdpa_flop_count
-    monkeypatch.setattr(training_products, "sdpa_flop_count", lambda *shapes: asked.append(shapes) or count(*shapes))
+    count = matmuls.sdpa_flop_count
+    monkeypatch.setattr(matmuls, "sdpa_flop_count", lambda *shapes: asked.append(shapes) or count(*shapes))
     product = 2 * 2 * 8 * 5 * 7 * 4
     for k in (shared, own):
-        assert training_products.operations(forward, (q, k, k), {}, None) == 2 * product
-        assert training_products.operations(backward, (q, q, k, k), {}, None) == 5 * product
+        assert matmuls.operations(forward, (q, k, k), {}, None) == 2 * product
+        assert matmuls.operations(backward, (q, q, k, k), {}, None) == 5 * product
     assert {shape[1] for shapes in asked for shape in shapes} == {8}
 
 

@@ -24,7 +24,7 @@ def render(comparison: Comparison) -> str:
         f"### peftbench: {md(head)}",
         f"`{_code(comparison.old.name)}` → `{_code(comparison.new.name)}`",
         _table(words.HEAD, [words.row(found, comparison) for found in words.changes(comparison)]),
-        _list("What moved beside the numbers, the likeliest to matter first", [*map(words.moved, comparison.moved)]),
+        _list("What else changed, the likeliest cause first", [*map(words.moved, comparison.moved)]),
         _list("", words.together(comparison)),
         _fold("Cannot tell", [each.sentence(len(comparison.cells)) for each in words.cannot_tell(comparison)]),
         _unchanged(comparison),

@@ -26,9 +26,7 @@ def render(comparison: Comparison) -> str:
         _unchanged(comparison),
         "\n".join(map(_wrapped, words.together(comparison))),
         _listed("cannot tell:", [each.sentence(len(comparison.cells)) for each in words.cannot_tell(comparison)]),
-        _listed(
-            "moved beside the numbers, the likeliest to matter first:", [words.moved(each) for each in comparison.moved]
-        ),
+        _listed("what else changed, the likeliest cause first:", [words.moved(each) for each in comparison.moved]),
         "\n".join(map(_wrapped, words.remarks(comparison))),
         _wrapped(words.heading(comparison)),
     ]

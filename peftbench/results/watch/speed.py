@@ -258,7 +258,7 @@ def _alone(cells: Mapping[Cell, Timed], machine: float) -> dict[Cell, _Change]:
         change, nights = next(known, (found.change, machine))
         trials = math.sqrt(pool[0] * found.weight) if pool else 0.0
         error = Error(math.hypot(trials, nights), pool[1] if pool else math.inf)
-        changes[cell] = _Change(change, error, "beyond noise and what the machine does from night to night")
+        changes[cell] = _Change(change, error, "beyond noise and what the machine itself varies from run to run")
     return changes
 
 
@@ -280,7 +280,7 @@ def _of_all(quantity: Quantity, found: Together, p: float, margin: float, base: 
         verdict = "unchanged"
         reason += ": what the machine did"
     elif abs(found.rest) <= margin:
-        reason += ": no more than the machine does from night to night"
+        reason += ": no more than the machine itself varies from run to run"
     else:
         reason += ": two nights cannot tell a change in all cells from the machine"
     rule = "all cells together, beyond what the machine does"

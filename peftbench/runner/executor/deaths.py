@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from peftbench.measure import control_groups
+from peftbench.measure import cgroups
 from peftbench.records import Status, failures
 from peftbench.runner.executor import lifeline, stack
 
@@ -79,7 +79,7 @@ def kernel_oom_kills() -> int:
     Whom the kernel killed is not known: if another program of the group, or a second process of another trial, runs out
     of memory while someone kills a trial, that trial is recorded as out of memory by mistake.
     """
-    own = control_groups.out_of_memory_kills()
+    own = cgroups.out_of_memory_kills()
     if own is not None:
         return own
     try:

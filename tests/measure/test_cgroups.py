@@ -2,7 +2,7 @@
 
 import pytest
 
-from peftbench.measure import control_groups
+from peftbench.measure import cgroups
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ def test_the_limit_of_a_container_is_its_control_groups(own, limits, expected, t
     for name, text in limits.items():
         (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "groups" / name).write_text(text + "\n")
-    assert control_groups.memory_limit_bytes(tmp_path / "own", tmp_path / "groups") == expected
-    assert control_groups.memory_limit_bytes(tmp_path / "no such file", tmp_path / "groups") == 2**63
+    assert cgroups.memory_limit_bytes(tmp_path / "own", tmp_path / "groups") == expected
+    assert cgroups.memory_limit_bytes(tmp_path / "no such file", tmp_path / "groups") == 2**63
 
 
 @pytest.mark.parametrize(
@@ -40,5 +40,5 @@ def test_kills_of_the_own_group_are_counted(own, files, expected, tmp_path):
     for name, text in files.items():
         (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "groups" / name).write_text(text)
-    assert control_groups.out_of_memory_kills(tmp_path / "own", tmp_path / "groups") == expected
-    assert control_groups.out_of_memory_kills(tmp_path / "no such file", tmp_path / "groups") is None
+    assert cgroups.out_of_memory_kills(tmp_path / "own", tmp_path / "groups") == expected
+    assert cgroups.out_of_memory_kills(tmp_path / "no such file", tmp_path / "groups") is None
