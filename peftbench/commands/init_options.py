@@ -34,7 +34,9 @@ def add(commands: Any) -> None:
         choices=("choice", "exact_match", "generation", "language_modelling"),
         help="kind of task (default: guessed)",
     )
-    command.add_argument("-o", "--output", default="suite.yaml", metavar="FILE", help="the suite file to write")
+    command.add_argument(
+        "-o", "--output", default="suite.yaml", metavar="FILE", help="suite file to write (default: suite.yaml)"
+    )
     command.add_argument("--force", action="store_true", help="replace the file if it exists")
     command.set_defaults(command=_init, parser=command)
 

@@ -287,6 +287,10 @@ def test_what_random_weights_were_not_scored_on_is_no_task_and_the_answer_says_w
     assert [cell.name for cell in results.cells] == [each.row.cell for each in _unscored()], "the order of the suite"
     assert list(display_names(results.cells).values())[1] == "full fine-tuning micro_batch_size=32"
     assert text(results, Question()) == "No answer: nothing was scored, as the base model has random weights.\n"
+    brief = table(results.folder, "brief")
+    assert "Nothing was scored; one seed per cell." in brief
+    assert "tests" not in brief
+    assert "No significance tests" not in table(results.folder, "text")
 
 
 @pytest.mark.browser

@@ -38,8 +38,9 @@ def overview() -> str:
     """Return the table of commands."""
     rows = []
     for name, parser in commands().items():
-        positional = " ".join(_name(action).strip("`") for action in _actions(parser) if not action.option_strings)
-        rows.append((f"`peftbench {name} {positional}`", helps()[name]))
+        needed = [action for action in _actions(parser) if not action.option_strings or action.required]
+        words = " ".join(["peftbench", name, *(_name(each).strip("`") for each in needed)])
+        rows.append((f"`{words.replace('-o, --output', '-o')}`", helps()[name]))
     return table(rows, ("command", "what it does"))
 
 
@@ -69,6 +70,8 @@ def _name(action: argparse.Action) -> str:
 def _default(action: argparse.Action) -> str:
     if not action.option_strings:
         return NONE if action.nargs == "?" else "required"
+    if action.required:
+        return "required"
     return NONE if action.default in (None, False, []) else f"`{action.default}`"
 
 

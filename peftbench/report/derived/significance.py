@@ -82,7 +82,7 @@ def _significance(results: Results) -> Significance:
         for task, names in wanted.items()
         if not found[task]
     }
-    untested = untested if len(results.finished) > 1 else {}
+    untested = untested if len(results.finished) > 1 and results.tasks else {}
     cells = found.get(headline, {})
     if headline not in rankings:
         return Significance(headline, rankings, {}, None, tuned, untested, tuple(tries.failures))

@@ -21,13 +21,14 @@ def notes(results: Results, found: Significance) -> tuple[str, ...]:
     """Return at most three notes of at most one line, with the cells' display names."""
     names = display_names(results.cells)
     each = (_scores(results), _significance(results, found), _caution(results))
-    return tuple(_longest(renamed(note, names) for note in notes) for notes in each)
+    found_notes = (_longest(renamed(note, names) for note in notes) for notes in each)
+    return tuple(note for note in found_notes if note)
 
 
 def _longest(candidates: Iterable[str]) -> str:
-    """Return the first candidate that fits a line; else the beginning of the last one."""
+    """Return the first candidate that fits a line, else the beginning of the last one; empty if there is none."""
     each = list(candidates)
-    return next((note for note in each if len(note) <= WIDTH), f"{each[-1][: WIDTH - 3]}...")
+    return next((note for note in each if len(note) <= WIDTH), f"{each[-1][: WIDTH - 3]}..." if each else "")
 
 
 def _scores(results: Results) -> Iterable[str]:
@@ -36,6 +37,9 @@ def _scores(results: Results) -> Iterable[str]:
         yield "No tuned cell has a finished trial."
         return
     over = "one seed per cell" if counts == [1] else f"mean ± SD over {counts[0] if len(counts) == 1 else 'n'} seeds"
+    if not results.tasks:
+        yield f"Nothing was scored; {over}." if counts == [1] else "Nothing was scored."
+        return
     named = [(task, results.score_record(task).get("metric")) for task in results.tasks]
     metrics = ", ".join(f"{scores.metric_words(str(metric))} ({task})" for task, metric in named if metric)
     if metrics:
@@ -44,8 +48,10 @@ def _scores(results: Results) -> Iterable[str]:
 
 
 def _significance(results: Results, found: Significance) -> Iterable[str]:
+    if not results.tasks:
+        return
     if found.headline not in found.rankings:
-        few = len(results.finished) < 2 or not results.tasks
+        few = len(results.finished) < 2
         reason = "fewer than two cells with scores" if few else "not every cell has the outcomes of all its examples"
         if not few and found.headline not in found.untested:
             reason = "they could not be computed (see the full table)"
