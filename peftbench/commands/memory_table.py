@@ -16,6 +16,8 @@ _COLUMNS = tuple(dict.fromkeys(category.short for category in Category))
 _WIDTH = 120
 _FEW = 8
 """Most devices of a cell whose peaks are listed one by one."""
+_FEW_LEVERS = 3
+"""Most settings of a cell that are shown although they are not enough."""
 _MEANINGS = (
     "peak: the most memory that tensors take at one moment of a training step, predicted from the config alone for a "
     "step of {shape}, the longest that the settings allow{loading}.{device} "
@@ -187,9 +189,11 @@ def _levers(found: Sequence[Forecast]) -> Iterator[str]:
         if last.fits:
             text = f"{shown_settings(last.settings)} ({memory(last.peak_bytes)})"
         else:
-            text = f"none of the settings that were tried; all together, {shown_settings(last.settings)}, need "
+            text = f"none of the settings that were tried; what needs least, {shown_settings(last.settings)}, needs "
             text += memory(last.peak_bytes)
-        less = "; ".join(f"{shown_settings(lever.settings)} ({memory(lever.peak_bytes)})" for lever in tried)
+        shown = sorted(tried, key=lambda lever: lever.peak_bytes or 0)[:_FEW_LEVERS]  # those that come nearest
+        less = "; ".join(f"{shown_settings(lever.settings)} ({memory(lever.peak_bytes)})" for lever in shown)
+        less += f"; and {len(tried) - len(shown)} that need more" if len(tried) > len(shown) else ""
         text += f"; not enough: {less}" if less else ""
         indent = "    "
         yield from textwrap.wrap(

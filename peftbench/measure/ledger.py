@@ -91,6 +91,8 @@ class Ledger(TorchDispatchMode):
         self._storages: dict[weakref.ref[Any], _Storage] = {}
         self.on_host = False
         """Whether new storages are those of the host."""
+        self.as_category: Category | None = None
+        """What new storages are counted as; None if that depends on them."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -149,7 +151,7 @@ class Ledger(TorchDispatchMode):
             entry.size = size
 
     def _add(self, storage: Any, category: Category) -> _Storage:
-        entry = _Storage(self._rounded(storage), None if self.on_host else category)
+        entry = _Storage(self._rounded(storage), None if self.on_host else self.as_category or category)
         self._storages[weakref.ref(storage, self._free)] = entry
         self.bytes.add(entry.category, entry.size)
         return entry
@@ -253,6 +255,19 @@ def on_host() -> Iterator[None]:
     finally:
         for active, was in before:
             active.on_host = was
+
+
+@contextmanager
+def counted_as(category: Category) -> Iterator[None]:
+    """Let active ledgers count what is made within the context under a category, whatever its shape."""
+    before = [(active, active.as_category) for active in _ACTIVE]
+    for active, _ in before:
+        active.as_category = category
+    try:
+        yield
+    finally:
+        for active, was in before:
+            active.as_category = was
 
 
 def is_active() -> bool:

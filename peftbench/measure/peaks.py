@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,9 +17,15 @@ KINDS = {"cpu": "tensor_accounting", "cuda": "allocator"}
 """How peaks are measured on each device."""
 
 
-def held(model: Any, trains_base: bool) -> dict[str, int]:
-    """Return the bytes of a model's tensors by category; categories without any are absent."""
-    with account(model, trains_base, {}) as counted:
+def held(model: Any, trains_base: bool, host: Iterable[torch.Tensor] = ()) -> dict[str, int]:
+    """Return the bytes of a model's tensors by category; categories without any are absent.
+
+    Args:
+        model: the model.
+        trains_base: whether its base's own weights train.
+        host: tensors that are on the host for its device, which are not counted.
+    """
+    with account(model, trains_base, {}, host=host) as counted:
         return {name: size for name, size in counted.live.items() if size}
 
 
@@ -66,6 +72,12 @@ def paged_bytes(optimizer: Any) -> int:
     """Return the bytes of an optimizer's paged state, which torch's CUDA allocator does not count."""
     tensors = (value for entry in optimizer.state.values() for value in entry.values())
     return sum(t.numel() * t.element_size() for t in tensors if getattr(t, "is_paged", False))
+
+
+def paged_columns(optimizer: Any) -> MemoryColumns:
+    """Return the bytes of an optimizer's paged state as a column; None for an optimizer that pages nothing."""
+    paged = bool(getattr(optimizer, "is_paged", False))
+    return MemoryColumns(paged_optimizer_bytes=paged_bytes(optimizer) if paged else None)
 
 
 @dataclass

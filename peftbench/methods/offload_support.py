@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from peftbench.methods import Method
+from collections.abc import Mapping
+from typing import Any
+
+from peftbench.methods import FOUR_BIT, QUANTIZED, Method
 from peftbench.methods.peft_fields import CHOOSING
 from peftbench.models.precision import effective
 from peftbench.records import OPTIMIZERS, Training
 
 _OF_A_CPU = {
     "activations": "activations are",
+    "weights": "weights are",
     "optimizer": "gradients and optimizer state are",
     "all": "tensors are",
 }
@@ -29,6 +33,8 @@ def refused(method: Method, precision: str, device: str, training: Training) -> 
         why = f"a CPU's {_OF_A_CPU[kept]} in the host's memory already, of which copies would take more"
         return f"offload: {kept} does not exist on cpu", f"{why}; use offload: none"
     why = why_no_optimizer(method, precision, training) if training.offloads("optimizer") else ""
+    if training.offloads("weights") and not method.trains_base:
+        why = why or why_no_weights(precision)
     name = f"{method.name} {method.variant}".strip()
     return (f"{name} {precision} does not exist with offload: {kept}", why) if why else None
 
@@ -55,3 +61,25 @@ def why_no_optimizer(method: Method, precision: str, training: Training) -> str:
     if method.after_step and not method.attach.startswith("peftbench."):
         return "its after_step may use gradients after each step, when those on the host are freed"
     return ""
+
+
+def why_no_weights(precision: str) -> str:
+    """Return why a cell cannot keep frozen weights on the host; empty if it can."""
+    if precision in FOUR_BIT:
+        return (
+            "bitsandbytes' 4-bit products keep the codes on the device until the backward pass, of layers that are "
+            "computed again too, so that nothing would be saved; use bf16, or offload: activations"
+        )
+    if precision in QUANTIZED:
+        return (
+            "the layers of its library hold codes and scales in objects of their own, which cannot be moved one by "
+            "one; use bf16, or offload: activations"
+        )
+    return ""
+
+
+def why_none_frozen(method: Method, options: Mapping[str, Any], training: Training) -> str:
+    """Return why a cell has no frozen weights that could be kept on the host; empty if it has some, or needs none."""
+    if training.offload != "weights" or not method.trains_base or options.get("layers"):
+        return ""
+    return "all of its weights train; use offload: optimizer"

@@ -74,6 +74,8 @@ def option_refusal(
         devices: the cell's devices; None for one.
         training: the training settings; None for the untuned base model.
     """
+    if training and (why := offload_support.why_none_frozen(method, options, training)):
+        return Refusal(f"{_name(method)} does not exist with offload: {training.offload}", why)
     given = {name: method.options[name] for name, value in options.items() if _is_given(method, name, value)}
     for name, setting in given.items():
         for other, why in setting.excludes.items():

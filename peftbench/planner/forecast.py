@@ -72,7 +72,9 @@ def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:
         available = asked.budget - (cuda_reserve.reserve(trial) if asked.reserve is None else asked.reserve)
         answer = Forecast(trial, found, fits=found.needed_bytes <= available)
         if not asked.axis:
-            return answer if answer.fits else replace(answer, levers=_levers(trial, config, available))
+            if answer.fits:
+                return answer
+            return replace(answer, levers=_levers(trial, config, available, found.needed_bytes))
         limit = context_length.remaining(trial, config) if asked.axis == "sequence_length" else None
         most = _most(trial, config, asked.axis, available, limit)
         return replace(answer, most=most, capped=most is not None and most == limit)
@@ -92,7 +94,7 @@ def _most(trial: Trial, config: Any, axis: str, available: int, limit: int | Non
     return fit.largest_size(peak, available, 1 if axis == "batch_size" else 2, limit or fit.LARGEST)
 
 
-def _levers(trial: Trial, config: Any, available: int) -> tuple[Lever, ...]:
+def _levers(trial: Trial, config: Any, available: int, own: int) -> tuple[Lever, ...]:
     """Return what would make a cell fit; a setting that cannot be traced has no figure."""
 
     def peak(changed: Trial) -> int | None:
@@ -101,4 +103,4 @@ def _levers(trial: Trial, config: Any, available: int) -> tuple[Lever, ...]:
         except Exception:  # as in ``_forecast``: the cell's own prediction stands
             return None
 
-    return levers.nearest(trial, peak, available)
+    return levers.nearest(trial, peak, available, own)

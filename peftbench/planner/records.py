@@ -118,7 +118,7 @@ class Lever:
     """Settings that need less memory than a cell's own."""
 
     settings: Mapping[str, Any]
-    """What to set: ``precision``, and keys of ``train``."""
+    """What to set: ``precision``, options of the method, and keys of ``train``."""
     peak_bytes: int | None
     """The predicted peak of loading and training with them; None if there is no prediction."""
     fits: bool

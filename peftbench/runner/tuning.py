@@ -29,7 +29,7 @@ from peftbench.records.resolve import resolve
 from peftbench.runner import checkpoint, divided_base, resuming
 from peftbench.runner.checks import compiled, first_step, liveness, packed_rows, probe, recomputed, some_logits
 from peftbench.runner.state import Run
-from peftbench.training import accounting, batches, compiling, flops, loop, optimizers, turns, warm_up
+from peftbench.training import accounting, batches, compiling, flops, host_weights, loop, optimizers, turns, warm_up
 from peftbench.training import effective as computed_with
 from peftbench.training import logits as logits_of
 from peftbench.training.encoded import Encoded
@@ -62,7 +62,7 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
     if run.job.measures_inference and not method.trains_base:
         run.bare = structure.remember(loaded.model.modules(), weights=False)
     model, learner = _attach(run, loaded, training)
-    run.record_memory("attach", peaks.held(model, method.trains_base))
+    run.record_memory("attach", peaks.held(model, method.trains_base, host_weights.held(model)))
     with run.clock.phase(Phase.CHECK):
         first_step.check(learner, loaded.model, method, few)
         if training.packing:
@@ -83,6 +83,7 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
         _train(run, learner, data, loaded.tokenizer)
     _account(run, learner, step_examples)
     compiling.close(learner.compiled)
+    host_weights.release(model)
     run.parallel.settle(model)
     if run.parallel.count > 1:
         seed_all(trial.seed or 0)  # ranks have drawn different numbers in training
@@ -234,7 +235,7 @@ def _train(run: Run, learner: loop.Learner, data: batches.Prepared, tokenizer: A
         run.record(watch.energy_columns(run.sensors, run.clock))
     if trial.device == "cuda":
         peak = (run.row.peak_train_bytes or 0) + peaks.paged_bytes(learner.optimizer)
-        run.record(MemoryColumns(peak_train_bytes=peak))
+        run.record(MemoryColumns(peak_train_bytes=peak), peaks.paged_columns(learner.optimizer))
 
 
 def _account(run: Run, learner: loop.Learner, step_examples: Sequence[Sequence[Encoded]]) -> None:

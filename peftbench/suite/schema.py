@@ -77,11 +77,11 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
             "every layer all but matrix products and fused attention (docs/ladder.md)",
         ),
         "offload": Setting(
-            Literal["none", "activations", "optimizer", "all"],
+            Literal["none", "activations", "weights", "optimizer", "all"],
             "none",
             "what a GPU's step keeps in the host's memory between its uses: activations, from the forward to the "
-            "backward pass; optimizer: its state and the gradients, with its step computed on the host "
-            "(docs/ladder.md)",
+            "backward pass; weights: frozen ones of decoder layers, while another layer computes; optimizer: its state "
+            "and the gradients, with its step computed on the host; all: each of these (docs/ladder.md)",
         ),
         "logits": Setting(
             Literal["all", "loss_bearing", "chunked"],

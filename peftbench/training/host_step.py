@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from peftbench.measure import ledger, optimizer_state
+from peftbench.training import host_weights
 
 Gradients = dict[Any, torch.Tensor]
 """Parameter -> its gradient on the host, of the parameter's shape."""
@@ -93,7 +94,8 @@ def placed(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 
 def held(learner: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors of the optimizer's state, if they are on the host."""
+    """Yield what a learner holds on the host between steps: frozen weights, and its optimizer's state."""
+    yield from host_weights.held(learner.model)
     if takes(learner):
         for entry in learner.optimizer.state.values():
             yield from (v for v in optimizer_state.flat(entry).values() if isinstance(v, torch.Tensor))

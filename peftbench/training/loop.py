@@ -24,6 +24,7 @@ from peftbench.training import (
     compiling,
     float8,
     host_step,
+    host_weights,
     logits,
     offloading,
     optimizers,
@@ -62,11 +63,9 @@ class Learner:
     virtual_tokens: int
     """Positions that the method adds to every row of a forward pass."""
     after_step: Callable[[Any, int], None] | None = None
-    """Called after each step with the model and the number of steps done before, while the gradients still exist,
-    unless the step is taken on the host."""
+    """Called after each step with the model and the steps done before, while gradients on the device exist."""
     progress: Any = None
-    """Module with ``state`` and ``restore``, for a method that changes more than weights and buffers
-    (``Method.progress``); None for others."""
+    """Module with ``state`` and ``restore`` (``Method.progress``); None if weights and buffers alone change."""
     parallel: Parallel = ALONE
     """How several devices share the steps."""
     compiled: compiling.Compiled | None = None
@@ -84,7 +83,7 @@ def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, 
             parallel, compiled.
 
     Raises:
-        Unsupported: if logits, what is computed again, or products cannot be as the settings want them.
+        Unsupported: if logits, what is computed again, products, or weights cannot be as the settings want them.
     """
     logits.check(model, training.logits)
     scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
@@ -93,6 +92,7 @@ def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, 
     float8.use(model, training.compute, where["device"])
     if training.gradient_checkpointing:
         checkpointing.enable(model, training.gradient_checkpointing)
+    host_weights.install(model, training)
     return Learner(model, parameters, optimizers.make(parameters, training, model), scaler, training, **where)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +30,22 @@ def saved(learner: Any) -> AbstractContextManager[Any]:
         return nullcontext()
     own = [*learner.model.parameters(), *learner.model.buffers(), *quantization_tensors(learner.model)]
     stays = {part.untyped_storage()._cdata for tensor in own for part in parts(tensor)}
-    copies = _Copies(stays, learner.device)
-    return torch.autograd.graph.saved_tensors_hooks(copies.pack, copies.unpack)
+    return _saved_by(_Copies(stays, learner.device))
+
+
+@contextmanager
+def _saved_by(copies: _Copies) -> Iterator[None]:
+    _ACTIVE.append(copies)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(copies.pack, copies.unpack):
+            yield
+    finally:
+        _ACTIVE.remove(copies)
+
+
+def rest() -> tuple[Callable[[torch.Tensor], Any], Callable[[Any], torch.Tensor]]:
+    """Return how tensors are saved and found again where hooks within a step's passes leave them to others."""
+    return (_ACTIVE[-1].pack, _ACTIVE[-1].unpack) if _ACTIVE else (ledger.kept, lambda tensor: tensor)
 
 
 @dataclass(eq=False)
@@ -96,6 +111,9 @@ class _Copies:
 
     def _forget(self, key: weakref.ref[Any]) -> None:
         self._known.pop(key, None)
+
+
+_ACTIVE: list[_Copies] = []
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:

@@ -40,6 +40,8 @@ def test_a_recorded_saving_is_predicted_and_its_loss_equal_unless_the_axis_says_
         assert row.measured < row.baseline_measured, "as plan says of all rows"
     else:
         assert row.predicted <= row.measured <= row.predicted + inputs
+    assert row.host == row.host_predicted
+    assert (row.host > 0) == ("offload" in row.setting)
     assert sum(row.saved.values()) == row.baseline_measured - row.measured
     assert ladder.AXES[row.axis].other_loss or row.loss_difference < (1e-5 if row.precision == "fp32" else 5e-3)
 

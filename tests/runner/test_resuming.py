@@ -60,6 +60,10 @@ CASES = {
         "training": {"offload": "activations", "gradient_checkpointing": 2},
     },
     "full, steps on the host": {"method": "full", "training": {"offload": "all", "optimizer": "adamw_8bit"}},
+    "adapter, all on the host": {
+        "method": "adapter",
+        "training": {"offload": "all", "gradient_checkpointing": 2},
+    },
     "qlora": {"precision": "nf4"},
     "int8": {"method": "lora", "precision": "int8"},
     "fp16": {"method": "lora", "precision": "fp16"},

@@ -58,6 +58,7 @@ def test_the_row_of_an_ok_trial_has_every_measured_column(tiny, tmp_path):
         *("learning_rate_source", "defaults_json"),  # known to the suite that a trial comes from
     }
     none |= {"peak_train_reserved_bytes", "device_used_bytes", "device_process_bytes", "other_gpu_processes"}
+    none |= {"paged_optimizer_bytes"}  # of paged optimizers on a GPU
     none |= {"peak_run_reserved_bytes", "not_training_seconds"}  # of imported results only
     none |= {"head_parameters", "padding_influence"}  # of classification heads only
     none |= {"compile_seconds", "compiled_graphs", "compiling_steps"}  # nothing is compiled

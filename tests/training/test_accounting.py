@@ -271,6 +271,9 @@ def test_only_paged_optimizer_state_is_counted_as_paged():
     Optimizer.state["p"]["state1"].is_paged = True
     Optimizer.state["p"]["state2"].is_paged = True
     assert peaks.paged_bytes(Optimizer) == 40
+    assert peaks.paged_columns(Optimizer).paged_optimizer_bytes is None
+    Optimizer.is_paged = True
+    assert peaks.paged_columns(Optimizer).paged_optimizer_bytes == 40
 
 
 def test_evaluations_peak_is_measured_on_the_batch_with_most_tokens(tiny, tmp_path):

@@ -62,12 +62,19 @@ def tables() -> str:
         parts.append(f"### {record.title[0].upper()}{record.title[1:]}")
         for base in ladder.BASES:
             own = [row for row in ladder.stored() if (row.axis, row.base) == (axis, base)]
-            parts += [f"On `{base}`:", table([_row(row) for row in own], _HEAD)] if own else []
+            parts += [f"On `{base}`:", _table(own)] if own else []
         if record.other_loss:
             parts.append(f"Losses: {record.other_loss}.")
         if record.note:
             parts.append(f"Note: {record.note}.")
     return "\n\n".join(parts)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    """Return the rows of an axis and base, with what is on the host if anything is."""
+    if not any(row.host for row in rows):
+        return table([_row(row) for row in rows], _HEAD)
+    return table([(*_row(row), f"{row.host / 2**20:.2f}") for row in rows], (*_HEAD, "on the host, MiB"))
 
 
 def _row(row: Row) -> Sequence[str]:

@@ -143,6 +143,22 @@ AXES: Mapping[str, Axis] = {
         note="the peak is the device's, without what is on the host. Here both are one memory, so times are those "
         "of copies within it; a trial on a CPU refuses the setting",
     ),
+    "offload_optimizer": Axis(
+        "gradients and optimizer state on the host",
+        (
+            {"offload": "optimizer"},
+            {"offload": "optimizer", "gradient_checkpointing": True},
+            {"offload": "all", "gradient_checkpointing": True},
+        ),
+        ("full", "lora"),
+        note="as for activations; the step itself is the host's, which here is the same CPU",
+    ),
+    "offload_weights": Axis(
+        "frozen weights on the host",
+        ({"offload": "weights"}, {"offload": "weights", "gradient_checkpointing": True}),
+        ("lora", "prompt_tuning"),
+        note="as for activations",
+    ),
     "optimizers": Axis(
         "optimizers with less state, or one gradient at a time",
         (
@@ -185,6 +201,9 @@ class Row:
     """The smallest and the largest ratio of a pair."""
     loss_difference: float
     """Largest relative difference of a step's loss from the baseline's."""
+    host: int = 0
+    """Bytes that the step holds on the host at most, which are not in ``measured``."""
+    host_predicted: int = 0
 
 
 @cache
@@ -247,6 +266,9 @@ class Side:
     losses: list[float]
     peak: Mapping[str, int]
     predicted: int | None
+    host: int
+    """Bytes on the host at most, which are not in the peak."""
+    host_predicted: int
 
     @property
     def measured(self) -> int:
@@ -270,7 +292,8 @@ def side(trial: Trial, folder: Path) -> Side:
     counted = accounting.account_steps(own, largest, METHODS[trial.method].trains_base)
     each = [predict(trial, folder, budget.passes(step, trial.training, own.virtual_tokens)) for step in largest]
     predicted = max(found.peak_bytes for found in each) if own.compiled is None else None
-    return Side(trial, own, losses, dict(counted.peak), predicted)
+    host = max(found.offloaded_bytes for found in each)
+    return Side(trial, own, losses, dict(counted.peak), predicted, counted.offloaded_peak, host)
 
 
 def row(axis: str, name: str, baseline: Side, other: Side, setting: str) -> Row:
@@ -297,6 +320,8 @@ def row(axis: str, name: str, baseline: Side, other: Side, setting: str) -> Row:
         statistics.median(ratios),
         (min(ratios), max(ratios)),
         max(abs(b / a - 1) for a, b in zip(baseline.losses, other.losses, strict=True)),
+        other.host,
+        other.host_predicted,
     )
 
 

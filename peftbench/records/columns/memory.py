@@ -41,6 +41,11 @@ class MemoryColumns(ColumnGroup):
         int | None,
         "most bytes that a training step held on the host for its device at one moment; not in peak_train_bytes",
     ] = None
+    paged_optimizer_bytes: Annotated[
+        int | None,
+        "cuda, paged optimizers: state in memory that the driver moves between device and host; all of it is in "
+        "peak_train_bytes, as how much was on the device is not known; other optimizers: none",
+    ] = None
     ledger_json: Annotated[
         str | None, "bytes by category as JSON: after loading, after attaching, at the evaluation peak"
     ] = None

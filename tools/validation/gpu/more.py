@@ -32,7 +32,7 @@ SAVINGS: tuple[dict[str, Any], ...] = (
     {"logits": "chunked"},
     {"gradient_checkpointing": True},
     {"gradient_checkpointing": "selective"},
-    {"offload": "activations"},
+    *({"offload": what} for what in ("activations", "weights", "optimizer", "all")),
     {"attention": "eager"},
     {"attention": "flash_attention_2"},
     {"attention": "flex_attention"},
