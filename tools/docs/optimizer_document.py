@@ -96,7 +96,7 @@ def fits() -> str:
                 for r in own
                 if r["precision"] == precision and r["peak"] <= full_in_16gb.LIMIT
             ]
-            count = len(full_in_16gb.NAMES) + len(full_in_16gb.TURNS)
+            count = len(full_in_16gb.NAMES) + len(full_in_16gb.TURNS) + len(full_in_16gb.OFFLOADS)
             each.append(f"in `{precision}` with {_which(fit, count)}")
         lines.append(f"- **{shape}** ({own[0]['parameters'] / 1e9:.2f} billion parameters): {'; '.join(each)}.")
     return "\n".join(lines)

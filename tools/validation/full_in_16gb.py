@@ -36,15 +36,19 @@ device: cpu
 train: {{steps: 1, learning_rate: 1.0e-5, batch_size: 1, sequence_length: {tokens}, gradient_checkpointing: true,
   clip_norm: null, schedule: constant}}
 methods: {{full: [{{precision: [{precisions}], optimizer: [{optimizers}]}},
-  {{precision: [{precisions}], optimizer: adamw, turns: [{turns}]}}]}}
+  {{precision: [{precisions}], optimizer: adamw, turns: [{turns}]}},
+  {{precision: [{precisions}], optimizer: adamw, offload: [{offloads}]}}]}}
 """
 TURNS = ("lisa", "badam")
 """Ways by which layers train in turns, each with AdamW and its default sizes."""
+OFFLOADS = ("optimizer", "all")
+"""What is kept on the host, each with AdamW; a CPU runs no such trial, but its tensors are the same."""
 
 
 def trials(shape: str) -> Sequence[Trial]:
     """Return a trial for each precision and optimizer, or kind of turns."""
     lists = {"precisions": ", ".join(PRECISIONS), "optimizers": ", ".join(NAMES), "turns": ", ".join(TURNS)}
+    lists["offloads"] = ", ".join(OFFLOADS)
     text = _SUITE.format(shape=shape, tokens=TOKENS, **lists)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "full_in_16gb.yaml"
@@ -53,10 +57,10 @@ def trials(shape: str) -> Sequence[Trial]:
 
 
 def name(trial: Trial) -> str:
-    """Return a trial's optimizer, with the turns of its layers if they have any."""
+    """Return a trial's optimizer, with the turns of its layers if they have any, and what is on the host."""
     assert trial.training is not None
-    turns = trial.options["turns"]
-    return trial.training.optimizer + ("" if turns == "none" else f", turns: {turns}")
+    more = {"turns": trial.options["turns"], "offload": trial.training.offload}
+    return trial.training.optimizer + "".join(f", {key}: {value}" for key, value in more.items() if value != "none")
 
 
 def rows() -> Iterator[Mapping[str, Any]]:
@@ -78,6 +82,7 @@ def rows() -> Iterator[Mapping[str, Any]]:
                 "optimizer": name(trial),
                 "peak": found.peak_bytes,
                 "parameters": found.base_parameters,
+                "host": found.offloaded_bytes,
                 "parts": parts,
             }
             print(shape, trial.precision, name(trial), f"{found.peak_bytes / 1e9:.2f} GB", flush=True)
