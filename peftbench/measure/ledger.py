@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -244,30 +244,26 @@ def kept(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-@contextmanager
-def on_host() -> Iterator[None]:
+def on_host() -> AbstractContextManager[None]:
     """Let active ledgers count what is made within the context as on the host."""
-    before = [(active, active.on_host) for active in _ACTIVE]
-    for active, _ in before:
-        active.on_host = True
-    try:
-        yield
-    finally:
-        for active, was in before:
-            active.on_host = was
+    return _setting("on_host", True)
+
+
+def counted_as(category: Category) -> AbstractContextManager[None]:
+    """Let active ledgers count what is made within the context under a category, whatever its shape."""
+    return _setting("as_category", category)
 
 
 @contextmanager
-def counted_as(category: Category) -> Iterator[None]:
-    """Let active ledgers count what is made within the context under a category, whatever its shape."""
-    before = [(active, active.as_category) for active in _ACTIVE]
+def _setting(name: str, value: Any) -> Iterator[None]:
+    before = [(active, getattr(active, name)) for active in _ACTIVE]
     for active, _ in before:
-        active.as_category = category
+        setattr(active, name, value)
     try:
         yield
     finally:
         for active, was in before:
-            active.as_category = was
+            setattr(active, name, was)
 
 
 def is_active() -> bool:
