@@ -28,6 +28,8 @@ _CACHES = ("PREFIX_TUNING", "CARTRIDGE")
 CHOOSING: Mapping[str, str | None] = MappingProxyType({"ADALORA": None, "ADAMSS": "use_asa"})
 """Tuners that choose after each step, by weights and gradients, what is pruned -> the field that asks for it; None if
 they always do."""
+CHANGED = ("FROD", "HRA", "SHIRA", "SUPERTUNING")
+"""Tuners that multiply by weights that they have changed and do not call the base model's layer."""
 _NO_MEAN = (
     "it prunes by weights and gradients after each step; the averaged weights that are scored would still contain what "
     "was pruned, and the optimizer overwrites the gradients"

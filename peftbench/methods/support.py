@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftbench.methods import Method, Setting, offload_support
+from peftbench.methods.peft_fields import CHANGED
 from peftbench.models import compilers
 from peftbench.models.precision import PRECISIONS, effective
 from peftbench.records import OPTIMIZERS, Devices, Optimizer, Training
@@ -53,7 +54,7 @@ def refusal(method: Method, precision: str, device: str, training: Training | No
         found = found or _no_packing(method)
     found = found or _no_offload(method, precision, device, training)
     if training and training.compute != "auto":
-        found = found or _no_compute(precision, training.compute)
+        found = found or _no_compute(method, precision, training.compute)
     if training and training.compile != "none":
         found = found or _no_compile(training, device)
     if training and training.attention != AUTO:
@@ -141,9 +142,14 @@ def _no_offload(method: Method, precision: str, device: str, training: Training 
     return Refusal(*found) if found else None
 
 
-def _no_compute(precision: str, compute: str) -> Refusal | None:
+def _no_compute(method: Method, precision: str, compute: str) -> Refusal | None:
     if precision in COMPUTED:
-        return None
+        why = "it multiplies by weights that it has changed, and not by the base model's layers"
+        return (
+            Refusal(f"{_name(method)} does not exist with compute: {compute}", why)
+            if method.variant in CHANGED
+            else None
+        )
     why = "quantized weights are dequantized, and then multiplied in 16 bits"
     if PRECISIONS[precision].quantization is None:
         why = f"it takes the place of products in bf16; allowed: {', '.join(COMPUTED)}"

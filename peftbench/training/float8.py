@@ -10,7 +10,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -56,16 +57,45 @@ class _Product:
     """The forward pass of a linear layer: in training by its converted twin, else its own."""
 
     def __init__(self, layer: Any, converted: Any) -> None:
-        self.layer, self.converted, self.plain = layer, converted, layer.forward
+        self.layer, self.converted, self.plain, self.used = layer, converted, layer.forward, False
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if not self.layer.training:
             return self.plain(x)  # type: ignore[no-any-return]
+        self.used = True
         kind = x.device.type
         x = x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
         self.converted.weight, self.converted.bias = self.layer.weight, self.layer.bias
         with torch.autocast(kind, enabled=False):
             return self.converted(x)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def used(model: nn.Module) -> Iterator[None]:
+    """Check in training within the context that what a method puts around a layer calls the layer's own product.
+
+    Raises:
+        Unsupported: if it multiplies by weights that it has changed, so that the layer's product would stay as it was.
+    """
+
+    def check(name: str) -> Any:
+        def after(module: Any, _: Any, __: Any) -> None:
+            if module.training and not module.base_layer.forward.used:
+                raise Unsupported(
+                    f"compute: {FP8}: {type(module).__name__} multiplies by weights that it has changed, and not by "
+                    f"the base model's layer ({name})"
+                )
+
+        return after
+
+    around = {n: m for n, m in model.named_modules() if hasattr(m, "base_layer")}
+    around = {n: m for n, m in around.items() if isinstance(getattr(m.base_layer, "forward", None), _Product)}
+    hooks = [module.register_forward_hook(check(name)) for name, module in around.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def products(model: nn.Module, device: str) -> dict[str, Any]:
@@ -88,11 +118,13 @@ def products(model: nn.Module, device: str) -> dict[str, Any]:
         raise Unsupported(f"compute: {FP8}: {error}") from None
     found = {n: m for n, m in layers.named_modules() if type(m) is nn.Linear and not own_weights.frozen(m.weight)}
     frozen = {name: module for name, module in found.items() if not module.weight.requires_grad}
-    if frozen and turns.of(model) is None:
+    # of full fine-tuning of a part, all are the base model's
+    adds = bool(frozen) and turns.of(model) is None and not hasattr(model, "peftbench_partial")
+    if adds:
         found = frozen  # the others are the method's
     if not found:
         raise Unsupported(f"compute: {FP8}: the decoder layers of {type(model).__name__} have no plain linear layers")
-    _check_layers(layers, found)
+    _check_layers(layers, found, adds)
     return found
 
 
@@ -107,10 +139,11 @@ def _check_device(device: str) -> None:
         )
 
 
-def _check_layers(layers: nn.Module, found: Mapping[str, Any]) -> None:
+def _check_layers(layers: nn.Module, found: Mapping[str, Any], adds: bool) -> None:
     for name, module in layers.named_modules():
         for own, parameter in module.named_parameters(recurse=False):
-            if is_fused(module, parameter):
+            of_method = own_weights.frozen(parameter) or (adds and parameter.requires_grad)
+            if is_fused(module, parameter) and not of_method:
                 raise Unsupported(f"compute: {FP8}: the matrices of fused experts ({name}.{own}) have no such product")
     for name, module in found.items():
         if module.in_features % _SIDE or module.out_features % _SIDE:

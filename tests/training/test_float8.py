@@ -13,16 +13,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from peftbench import suite
 from peftbench.errors import Unsupported, UserError
 from peftbench.measure.ledger import account
-from peftbench.methods import METHODS
+from peftbench.methods import METHODS, method_of, peft_fields, support
 from peftbench.models import load
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Devices
 from peftbench.records.resolve import resolve
 from peftbench.runner import prepare
+from peftbench.runner.checks import first_step
 from peftbench.suite import cell_check
-from peftbench.training import float8
+from peftbench.training import float8, loop
 from tests.runner.test_resuming import compare_with_unbroken
 from tests.support import families, stored_bases, tiny_base, trials
+from tests.support.method_cells import attached
 
 ON = {"compute": "fp8"}
 SUITE = """
@@ -158,8 +160,30 @@ def test_what_a_product_makes_meanwhile_is_counted(torchao):
     assert sum(book.peak.values()) - before >= factors + (4 + 2) * result
 
 
-def test_layers_in_turns_all_have_such_products(base):
-    assert len(float8.products(tuned(base, "full", turns="badam"), "cpu")) == 21
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("full", {"turns": "badam"}),
+        ("full", {"layers": 1}),
+        ("full", {"modules": ["mlp"]}),
+        ("llama_adapter", {}),
+        ("peft", {"peft_type": "GRALORA"}),
+    ],
+)
+def test_all_layers_of_the_base_have_such_products_whatever_trains(method, options, base):
+    assert len(float8.products(tuned(base, method, **options), "cpu")) == 21
+
+
+@pytest.mark.parametrize("kind", peft_fields.CHANGED)
+def test_a_tuner_that_multiplies_by_changed_weights_is_refused_by_plan_and_in_its_first_step(kind, base, tmp_path):
+    options = {"peft_type": kind}
+    why = support.refusal(method_of("peft", options), "bf16", "cuda", replace(trials.TRAINING, **ON))
+    assert f"peft {kind} does not exist with compute: fp8, because it multiplies by weights" in why.message
+    made = attached(base, "peft", "bf16", tmp_path, options=options)
+    for layer in float8.products(made[1].model, "cpu").values():
+        layer.forward = float8._Product(layer, nn.Linear(layer.in_features, layer.out_features, bias=False))
+    with pytest.raises(Unsupported, match=r"multiplies by weights that it has changed.*self_attn"):
+        first_step.check(made[1], made[0].model, METHODS["peft"], loop.step_batches(made[1], made[2][0])[0])
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from peftbench.models.unreached import depends_on_tokens
 from peftbench.records import failures
 from peftbench.records.wording import abridged, plural
 from peftbench.runner.checks import liveness
-from peftbench.training import host_step, several_optimizers
+from peftbench.training import float8, host_step, several_optimizers
 from peftbench.training.batches import IGNORED, Batch
 from peftbench.training.loop import Learner, batch_loss
 
@@ -48,7 +48,8 @@ def check(learner: Learner, base: Any, method: Method, batch: Batch) -> None:
 
     Raises:
         Unsupported: if the base gives other logits for embeddings than for the token ids that they stand for, and the
-            method gives it embeddings; or if a tensor, or a part of the virtual tokens, has no gradient.
+            method gives it embeddings; if a tensor, or a part of the virtual tokens, has no gradient; or as
+            ``float8.used``.
     """
     there = batch.to(learner.device)
     devices = [torch.cuda.current_device()] if learner.device == "cuda" else []
@@ -56,7 +57,8 @@ def check(learner: Learner, base: Any, method: Method, batch: Batch) -> None:
         if method.virtual_tokens:
             with learner.parallel.in_parts(learner.model):
                 _check_embeddings(learner, base, method, there)
-        _check_gradients(learner, method, there)
+        with float8.used(learner.model):
+            _check_gradients(learner, method, there)
 
 
 class _Called(Exception):
