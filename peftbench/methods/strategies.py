@@ -147,6 +147,8 @@ def refusal(
     why = _why_not_at_all(devices, device) or _why_not(LIMITS[devices.strategy], method, precision, training)
     if training.offload != "none":
         why = why or f"offload: {training.offload} was not tried on several devices; use offload: none, or one device"
+    if training.logits == "liger":
+        why = why or "logits: liger was not tried on several devices; use logits: chunked, or one device"
     if training.compute != "auto":
         why = why or f"compute: {training.compute} was not tried on several devices; use compute: auto, or one device"
     if training.compile != "none":

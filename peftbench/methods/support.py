@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from peftbench.methods import Method, Setting, offload_support
@@ -57,6 +58,8 @@ def refusal(method: Method, precision: str, device: str, training: Training | No
         found = found or _no_compute(method, precision, training.compute)
     if training and training.compile != "none":
         found = found or _no_compile(training, device)
+    if training and training.logits == "liger":
+        found = found or _no_liger(device)
     if training and training.attention != AUTO:
         found = found or _no_attention(training.attention, precision, device)
     return found or (_no_optimizer(method, precision, training) if training else None)
@@ -167,6 +170,15 @@ def _no_compile(training: Training, device: str) -> Refusal | None:
             return Refusal(f"{what} does not exist with {name}: {value}", why)
     missing = compilers.why_missing(device)
     return Refusal(f"{what} does not run here", f"{missing}; use compile: none") if missing else None
+
+
+def _no_liger(device: str) -> Refusal | None:
+    if device != "cuda":
+        return Refusal(f"logits: liger does not train on {device} (only on cuda); use logits: chunked")
+    if find_spec("liger_kernel") is None:
+        why = "it needs the package liger-kernel, which is not installed: pip install liger-kernel"
+        return Refusal("logits: liger does not run here", why)
+    return None
 
 
 def _no_attention(name: str, precision: str, device: str) -> Refusal | None:

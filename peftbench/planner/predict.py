@@ -41,6 +41,10 @@ def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None, ran
     assert trial.training is not None
     if trial.device == "cuda" and trial.devices is not None and trial.devices.offload != "none":
         raise Unplannable("what is offloaded to the host and what is on the GPU cannot be told apart in a trace")
+    if trial.training.logits == "liger":
+        raise Unplannable(
+            "logits: liger: a trace has no kernels of liger, and so not what they hold; see logits: chunked"
+        )
     passes = tuple(passes or longest(trial.training, trial.devices))
     if isinstance(config, str | Path):
         config = load_config(trial.base, Path(config))

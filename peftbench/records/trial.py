@@ -102,7 +102,7 @@ class Training:
     """``paper`` or ``shared`` if that changed the cell's settings; None for the method's own recipe."""
     logits: str = "all"
     """Where logits are made: ``all`` positions, those in the loss (``loss_bearing``), or these in chunks that are
-    computed twice (``chunked``). The loss is the same up to rounding."""
+    computed twice (``chunked``) or within liger's operator (``liger``). The loss is the same up to rounding."""
     offload: str = "none"
     """What is kept on the host between its uses: ``none``, ``activations``, ``weights`` that are frozen, the
     ``optimizer`` with gradients and state, or ``all``. Losses are the same, bit for bit if the host is the device."""

@@ -70,6 +70,9 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
                 packed_rows.check(learner, step_examples)
         if training.logits != logits_of.ALL:
             some_logits.check(learner, few)
+        if training.logits == logits_of.LIGER:
+            with nullcontext() if method.trains_base else liveness.perturbed(learner.parameters):
+                some_logits.check_gradients(learner, few)
         if not isinstance(training.gradient_checkpointing, bool) and not run.parallel.early:
             with nullcontext() if method.trains_base else liveness.perturbed(learner.parameters):
                 recomputed.check(learner, few)

@@ -84,10 +84,11 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
             "and the gradients, with its step computed on the host; all: each of these (docs/ladder.md)",
         ),
         "logits": Setting(
-            Literal["all", "loss_bearing", "chunked"],
+            Literal["all", "loss_bearing", "chunked", "liger"],
             "all",
             "positions whose logits are computed: all; loss_bearing: those whose next token is in the loss; chunked: "
-            "the same, 256 at a time, recomputed in the backward pass (docs/ladder.md)",
+            "the same, 256 at a time, recomputed in the backward pass; liger: the same, within liger's operator on a "
+            "GPU (docs/ladder.md)",
         ),
         "attention": Setting(
             AttentionName,

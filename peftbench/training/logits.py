@@ -27,8 +27,9 @@ from torch.utils.checkpoint import checkpoint
 from peftbench.errors import Unsupported
 from peftbench.models import head
 from peftbench.models.layers import decoder_layers
+from peftbench.training import liger_logits
 
-ALL, LOSS_BEARING, CHUNKED = "all", "loss_bearing", "chunked"
+ALL, LOSS_BEARING, CHUNKED, LIGER = "all", "loss_bearing", "chunked", "liger"
 CHUNK = 256
 """Most positions of a chunk."""
 
@@ -43,10 +44,12 @@ class Bearing:
     """(n,): its data token, from 0; it predicts the next one."""
     chunk: int | None = None
     """Most positions that have logits at the same time; None for all of them."""
+    fused: bool = False
+    """Whether liger's operator computes output layer and loss, so that no logits are there outside of it."""
 
     def to(self, device: str) -> Bearing:
         """Return the same on a device."""
-        return Bearing(self.rows.to(device), self.places.to(device), self.chunk)
+        return Bearing(self.rows.to(device), self.places.to(device), self.chunk, self.fused)
 
 
 def bearing(bears: torch.Tensor, kind: str) -> Bearing | None:
@@ -59,7 +62,7 @@ def bearing(bears: torch.Tensor, kind: str) -> Bearing | None:
     if kind == ALL:
         return None
     rows, places = bears[:, 1:].nonzero(as_tuple=True)
-    return Bearing(rows.clone(), places.clone(), CHUNK if kind == CHUNKED else None)
+    return Bearing(rows.clone(), places.clone(), CHUNK if kind == CHUNKED else None, kind == LIGER)
 
 
 def check(model: Any, kind: str) -> None:
@@ -75,7 +78,9 @@ def check(model: Any, kind: str) -> None:
     if kind == ALL or head.placed_in(model) is not None:
         return
     base = head.base_of(model)
-    _output_layer(base)
+    layer = _output_layer(base)
+    if kind == LIGER:
+        liger_logits.check(base, layer)
     if kind == CHUNKED:
         _decoders(base)
 
@@ -83,7 +88,7 @@ def check(model: Any, kind: str) -> None:
 def losses(
     model: Any, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor, where: Bearing, ignored: int
 ) -> torch.Tensor:
-    """Return the cross-entropy at each position in the loss, (n,) in nats.
+    """Return the cross-entropy at each position in the loss, (n,) in nats; of ``fused`` the sum with gradients on.
 
     Args:
         model: a base model or a tuned one, which predicts tokens.
@@ -98,7 +103,7 @@ def losses(
     base = head.base_of(model)
     targets = labels[:, 1:][where.rows, where.places]
     loss_of = partial(_cross_entropy, ignored=ignored)
-    kind = _All if where.chunk is None else _Chunks
+    kind = _Fused if where.fused else _All if where.chunk is None else _Chunks
     part = kind(base, _output_layer(base), where, labels.shape, targets, loss_of)
     with part.hooked():
         found: torch.Tensor = model(**inputs, use_cache=False).logits
@@ -193,6 +198,25 @@ class _All:
     def refuse(self, what: str) -> NoReturn:
         """Raise Unsupported with what the model does."""
         raise Unsupported(f"logits: {type(self.base).__name__} {what}; use logits: all")
+
+
+@dataclass(eq=False)
+class _Fused(_All):
+    """One forward pass in which liger's operator stands for the output layer and the loss."""
+
+    loss: torch.Tensor | None = None
+
+    def before(self, _: nn.Module, args: tuple[Any, ...]) -> Any:
+        """Compute the loss, and give the output layer no position."""
+        each = not torch.is_grad_enabled()
+        self.loss = liger_logits.losses(self.base, self.layer, self.selected(args), self.targets, each)
+        return (args[0][:, :0], *args[1:])
+
+    def finished(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the loss."""
+        if self.calls != 1 or self.loss is None or logits.shape[1] != 0:
+            self.refuse(f"calls its output layer {self.calls} times, and gives logits {tuple(logits.shape)}")
+        return self.loss
 
 
 @dataclass(eq=False)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from peftbench.methods import METHODS, support
 from peftbench.records import Category
 from peftbench.report.collect import collect
 from peftbench.report.tables import ladder as ladder_table
 from peftbench.report.tables import writers
+from tests.support import trials
 from tools.docs.suite_document import NONE, table
 from tools.validation import ladder
 from tools.validation.ladder import AXES, Row
@@ -63,6 +67,7 @@ def tables() -> str:
         for base in ladder.BASES:
             own = [row for row in ladder.stored() if (row.axis, row.base) == (axis, base)]
             parts += [f"On `{base}`:", _table(own)] if own else []
+        parts += [_on_gpus(axis, shown) for shown in record.on_gpus]
         if record.other_loss:
             parts.append(f"Losses: {record.other_loss}.")
         if record.note:
@@ -75,6 +80,16 @@ def _table(rows: Sequence[Row]) -> str:
     if not any(row.host for row in rows):
         return table([_row(row) for row in rows], _HEAD)
     return table([(*_row(row), f"{row.host / 2**20:.2f}") for row in rows], (*_HEAD, "on the host, MiB"))
+
+
+def _on_gpus(axis: str, settings: Mapping[str, Any]) -> str:
+    """Return that a setting needs a GPU, in the words of what refuses it on a CPU, for each method of its axis."""
+    training = replace(trials.TRAINING, **settings)
+    methods = [METHODS[name] for name in AXES[axis].methods]
+    found = [support.refusal(each, each.default_precision, "cpu", training) for each in methods]
+    assert all(found), f"{settings}: a CPU refuses it not for every method, so that it can be measured"
+    reasons = dict.fromkeys(each.message for each in found if each)
+    return f"`{ladder.shown(settings)}` needs a GPU: not measured ({'; '.join(reasons)})."
 
 
 def _row(row: Row) -> Sequence[str]:

@@ -70,6 +70,8 @@ class Axis:
     bases: Sequence[str] = ("nano", "32k")
     note: str = ""
     """What else a reader needs to know of the rows, as a clause; empty for nothing."""
+    on_gpus: Sequence[Mapping[str, Any]] = ()
+    """Settings that a CPU refuses, which are not measured here."""
 
 
 AXES: Mapping[str, Axis] = {
@@ -77,6 +79,7 @@ AXES: Mapping[str, Axis] = {
         "logits where the loss needs them",
         ({"logits": "loss_bearing"}, {"logits": "chunked"}),
         ("full", "prompt_tuning", "lora", "qlora"),
+        on_gpus=({"logits": "liger"},),
     ),
     "micro_batches": Axis("gradient accumulation", ({"micro_batch_size": 1},), ("full", "lora", "qlora")),
     "checkpointing": Axis(

@@ -45,7 +45,11 @@ def check(learner: Learner, batch: Batch) -> None:
 
 
 def distance(
-    learner: Learner, batch: Batch, one: AbstractContextManager[Any], other: AbstractContextManager[Any]
+    learner: Learner,
+    batch: Batch,
+    one: AbstractContextManager[Any],
+    other: AbstractContextManager[Any],
+    expected: Batch | None = None,
 ) -> float:
     """Return the distance between the gradients in two contexts, relative to the norm of the latter.
 
@@ -54,6 +58,7 @@ def distance(
         batch: a few training examples.
         one: a context.
         other: the context of the gradients that are right.
+        expected: the batch of these, if it is another.
     """
     learner.model.train()
     first: dict[Any, torch.Tensor] = {}
@@ -70,7 +75,7 @@ def distance(
     with one:
         _each_gradient(learner, batch, keep)
     with other:
-        _each_gradient(learner, batch, compare)
+        _each_gradient(learner, expected or batch, compare)
     squares["apart"] += sum(float(each.float().norm()) ** 2 for each in first.values())
     return math.sqrt(squares["apart"] / squares["whole"]) if squares["whole"] else 0.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -10,6 +11,7 @@ from peftbench.errors import Unsupported
 from peftbench.models import head
 from peftbench.models.load import autocast
 from peftbench.records import failures
+from peftbench.runner.checks import recomputed
 from peftbench.training import logits, losses
 from peftbench.training.batches import IGNORED, Batch, bearing
 from peftbench.training.loop import Learner
@@ -56,4 +58,26 @@ def check(learner: Learner, batch: Batch) -> None:
         raise Unsupported(
             f"logits: {name} gives other losses with logits: {kind} than with all of them ({100 * distance:.2g} % "
             "apart); use logits: all"
+        )
+
+
+def check_gradients(learner: Learner, batch: Batch) -> None:
+    """Check that gradients do not depend on where logits are made, for an operator that computes them itself.
+
+    Args:
+        learner: the tuned model, ready to train on one device; it is not changed.
+        batch: a few training examples.
+
+    Raises:
+        Unsupported: if they do.
+    """
+    some = bearing(batch, learner.training)
+    if some.bearing is None or not len(some.bearing.rows):
+        return
+    apart = recomputed.distance(learner, some, nullcontext(), nullcontext(), batch)
+    whole = learner.precision.autocast is None and learner.precision.trainable == "float32"
+    if not apart <= recomputed.CLOSE[whole]:
+        raise Unsupported(
+            f"logits: {type(head.base_of(learner.model)).__name__} gives other gradients with logits: "
+            f"{learner.training.logits} than with all of them ({100 * apart:.2g} % apart); use logits: all"
         )
