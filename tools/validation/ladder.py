@@ -107,6 +107,14 @@ AXES: Mapping[str, Axis] = {
         ("experts",),
     ),
     "attention": Axis("how attention is computed", ({"attention": "eager"},), ("full", "lora", "qlora")),
+    "compile": Axis(
+        "compiled decoder layers",
+        ({"compile": "layers"},),
+        ("full", "lora", "qlora"),
+        note="peaks are not predicted, as what compiled code keeps is known only once it is there; a plan has those of "
+        "steps that are not compiled. The time of compiling is not in the ratios. In 16 bits compiled code rounds "
+        "where it keeps a tensor, and not after each operator",
+    ),
     "precisions": Axis(
         "precisions of a frozen base",
         (
