@@ -155,7 +155,7 @@ def _no_compute(method: Method, precision: str, compute: str) -> Refusal | None:
         )
     why = "quantized weights are dequantized, and then multiplied in 16 bits"
     if PRECISIONS[precision].quantization is None:
-        why = f"it takes the place of products in bf16; allowed: {', '.join(COMPUTED)}"
+        why = f"it takes the place of matrix products in bf16; allowed: {', '.join(COMPUTED)}"
     return Refusal(f"{precision} does not exist with compute: {compute}", why)
 
 

@@ -133,13 +133,13 @@ AXES: Mapping[str, Axis] = {
         "torchao needs matrices whose sides are multiples of 16, which those of `32k` are not",
     ),
     "compute": Axis(
-        "products in 8-bit floats",
+        "matrix products in 8-bit floats",
         ({"precision": "bf16"}, {"precision": "bf16", "compute": "fp8"}),
         ("full", "lora"),
-        "the factors of products are rounded to 3 bits of fraction",
+        "the factors of matrix products are rounded to 3 bits of fraction",
         ("nano",),
-        "both rows are against fp32, so that their difference is that of the products. They run on a CPU by torch's "
-        "own product for CPUs, whose times say nothing of a GPU",
+        "both rows are against fp32, so that their difference is that of the matrix products. They run on a CPU by "
+        "torch's own matrix product for CPUs, whose times say nothing of a GPU",
     ),
     "turns": Axis(
         "full fine-tuning of layers in turns",

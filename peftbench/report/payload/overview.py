@@ -63,7 +63,7 @@ def status(results: Results) -> list[dict[str, str]]:
     return [
         *void,
         _fact("base", abridged([str(base) for base in bases], 3)),
-        _fact("data", _data(results)),
+        _fact("data", _data(results)) if results.tasks else _fact("scores", "none"),
         _fact("seeds", f"{len(seeds)}" if seeds else MISSING),
         {"title": "trials", "text": ", ".join(ended), "level": "warn" if lacking else "ok"},
         _fact("device", _device(results)),
@@ -81,7 +81,7 @@ def _data(results: Results) -> str:
     for task in results.tasks:
         examples = results.score_record(task).get("examples")
         each.append(f"{task} ({examples:,})" if isinstance(examples, int) else task)
-    return abridged(each, 4) or "nothing scored"
+    return abridged(each, 4)
 
 
 def _device(results: Results) -> str:
