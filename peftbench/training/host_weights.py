@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from peftbench.errors import Unsupported
 from peftbench.measure import ledger
@@ -109,16 +110,32 @@ class _Layer:
         self._drop()
 
     def _twice(self, checkpoint: Any, function: Any, *args: Any, **settings: Any) -> Any:
-        """Checkpoint a function that needs the weights, now and when it is computed again."""
+        """Checkpoint a function that needs the weights, now and when it is computed again.
+
+        Other parameters stand for them then: checkpointing keeps what is saved of a frozen one as the parameter itself,
+        which would be on the host again when it is needed.
+        """
 
         def brought(*given: Any, **named: Any) -> Any:
-            self._fetch()
+            others = {id(weight.parameter): _other(weight) for weight in self.weights}
+            places = [(m._parameters, name, p) for m in self._layer.modules() for name, p in m._parameters.items()]
+            places = [(holder, name, p) for holder, name, p in places if id(p) in others]
+            for holder, name, parameter in places:
+                holder[name] = others[id(parameter)]
             try:
                 return function(*given, **named)
             finally:
-                self._drop()
+                for holder, name, parameter in places:
+                    holder[name] = parameter
 
         return checkpoint(brought, *args, **settings)
+
+
+def _other(weight: _Weight) -> nn.Parameter:
+    """Return another parameter with a weight's values on the device."""
+    made = nn.Parameter(weight.fetched(), requires_grad=False)
+    made.__dict__.update(vars(weight.parameter))
+    return made
 
 
 class _Saving:

@@ -18,7 +18,7 @@ from peftbench.models.layers import decoder_layers
 from peftbench.planner import budget
 from peftbench.planner.predict import predict
 from peftbench.training import accounting, host_weights, loop
-from tests.support import trials
+from tests.support import architectures, trials
 from tests.support.method_cells import TRAINED, attached
 from tests.support.sample import sample
 
@@ -29,7 +29,7 @@ FROZEN = [name for name in TRAINED if not METHODS[name].trains_base]
 def trained(base, name, tmp_path, precision=None, options=None, **training):
     own = {"options": options} if options else {}
     precision = precision or METHODS[name].default_precision
-    _, learner, plan = attached(base, name, precision, tmp_path, training={"optimizer": "adamw", **training}, **own)
+    _, learner, plan = attached(base, name, precision, tmp_path, training={**training, "optimizer": "adamw"}, **own)
     found = loop.train(learner, plan, [], Clock(), lambda *_: None)
     return [(step.loss, step.gradient_norm) for step in found.steps], learner, plan
 
@@ -99,6 +99,19 @@ def test_nothing_computes_with_weights_on_the_host(name, options, again, tiny, t
         loop.validation_loss(learner, plan[0])
     each = len(list(host_weights.held(learner.model)))
     assert seen.copied >= 2 * each
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("family", sample(["gpt2", "mixtral", "gemma3", "falcon"], 1))
+def test_nor_do_other_families_whose_products_save_the_parameter_itself(family, again, tmp_path):
+    folder = architectures.make(tmp_path / family, family)
+    plain, _, _ = trained(folder, "lora", tmp_path, "fp32", gradient_checkpointing=again)
+    found, learner, plan = trained(folder, "lora", tmp_path, "fp32", gradient_checkpointing=again, **ON)
+    assert found == plain
+    learner.model.train()
+    batches = loop.step_batches(learner, plan[0])
+    with OnHost(host_weights.held(learner.model)):
+        loop.step(learner, batches, 1e-2, 0)
 
 
 def test_each_moment_has_the_weights_of_one_layer_on_the_device(tiny, tmp_path):
