@@ -80,6 +80,6 @@ def why_no_weights(precision: str) -> str:
 
 def why_none_frozen(method: Method, options: Mapping[str, Any], training: Training) -> str:
     """Return why a cell has no frozen weights that could be kept on the host; empty if it has some, or needs none."""
-    if training.offload != "weights" or not method.trains_base or options.get("layers"):
+    if training.offload != "weights" or not method.trains_base or options.get("layers") or options.get("modules"):
         return ""
     return "all of its weights train; use offload: optimizer"

@@ -208,7 +208,7 @@ base: nano
 device: cuda
 tasks: [judge]
 seeds: 1
-methods: {full: [{}, {layers: 2}]}
+methods: {full: [{}, {layers: 2}, {modules: [norms]}]}
 train: {steps: 2, offload: [weights, all]}
 """
 
