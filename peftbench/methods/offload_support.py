@@ -34,7 +34,7 @@ def refused(method: Method, precision: str, device: str, training: Training) -> 
         return f"offload: {kept} does not exist on cpu", f"{why}; use offload: none"
     why = why_no_optimizer(method, precision, training) if training.offloads("optimizer") else ""
     if training.offloads("weights") and not method.trains_base:
-        why = why or why_no_weights(precision)
+        why = why or why_no_weights(precision, training)
     name = f"{method.name} {method.variant}".strip()
     return (f"{name} {precision} does not exist with offload: {kept}", why) if why else None
 
@@ -63,8 +63,10 @@ def why_no_optimizer(method: Method, precision: str, training: Training) -> str:
     return ""
 
 
-def why_no_weights(precision: str) -> str:
+def why_no_weights(precision: str, training: Training) -> str:
     """Return why a cell cannot keep frozen weights on the host; empty if it can."""
+    if training.compute != "auto":
+        return f"it was not tried with compute: {training.compute}; use compute: auto, or offload: activations"
     if precision in FOUR_BIT:
         return (
             "bitsandbytes' 4-bit products keep the codes on the device until the backward pass, of layers that are "

@@ -201,6 +201,8 @@ def test_quantized_weights_are_refused(method, precision, reason):
         _, why = offload_support.refused(METHODS[method], precision, "cuda", replace(made, offload=kept))
         assert reason in why
     assert offload_support.refused(METHODS["lora"], "bf16", "cuda", made) is None
+    _, why = offload_support.refused(METHODS["lora"], "bf16", "cuda", replace(made, compute="fp8"))
+    assert "not tried with compute: fp8" in why
 
 
 SUITE = """
