@@ -142,8 +142,9 @@ def _compiled(found: Sequence[Forecast]) -> Iterator[str]:
     cells = [f.trial.cell for f in found if f.trial.training and f.trial.training.compile != "none"]
     if cells:
         yield (
-            f"Peaks are those of steps that are not compiled: {', '.join(cells)}. What compiled layers keep is known "
-            "only once they are compiled; in all rows of docs/ladder.md it was less."
+            f"Peaks are those of steps that are not compiled: {', '.join(cells)}. What compiled layers need is known "
+            "only once they are compiled: less in all rows of docs/ladder.md, but it can be more, as with gradient "
+            "checkpointing, and a budget is held against the peaks here."
         )
 
 

@@ -188,7 +188,7 @@ def test_what_compiled_code_allocates_is_counted(case, tiny, tmp_path):
     for step in plan[:2]:
         loop.step(plain, loop.step_batches(plain, step), 1e-3)
     eager = accounting.account_step(plain, plan[0], method.trains_base)
-    assert counted.peak_bytes < eager.peak_bytes
+    assert (counted.peak_bytes < eager.peak_bytes) == (not training), "with layers computed again it needs more"
     assert abs(counted.allocated_bytes - counted.peak_bytes) <= 0.02 * counted.peak_bytes
 
 
