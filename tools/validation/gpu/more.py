@@ -30,6 +30,7 @@ SAVINGS: tuple[dict[str, Any], ...] = (
     {},
     {"logits": "loss_bearing"},
     {"logits": "chunked"},
+    {"logits": "liger"},
     {"gradient_checkpointing": True},
     {"gradient_checkpointing": "selective"},
     *({"offload": what} for what in ("activations", "weights", "optimizer", "all")),
@@ -40,10 +41,10 @@ SAVINGS: tuple[dict[str, Any], ...] = (
     {"precision": "torchao-float8"},
     {"precision": "torchao-nvfp4"},
     {"compute": "fp8"},
+    {"compile": "layers"},
     {"micro_batch_size": 1},
 )
-"""Blocks of LoRA in bf16, the first of which the others stand beside. What the device does not have ends
-``unsupported``, which is a result."""
+"""Blocks of LoRA in bf16, the first of which the others stand beside. What the machine does not have is left out."""
 
 
 def _needs_torchao(saving: dict[str, Any]) -> bool:

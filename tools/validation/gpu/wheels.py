@@ -47,10 +47,11 @@ def present() -> set[str]:
 
 
 def needed() -> list[Requirement]:
-    """Return what peftbench needs, with what a GPU's own counters and torchao's precisions need."""
+    """Return what peftbench needs, with what a GPU's own counters, torchao's precisions and liger's logits need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    return [Requirement(text) for text in (*project["dependencies"], *extras["nvml"], *extras["torchao"])]
+    texts = (*project["dependencies"], *extras["nvml"], *extras["torchao"], "liger-kernel")
+    return [Requirement(text) for text in texts]
 
 
 def missing(roots: Iterable[Requirement], have: set[str]) -> dict[str, str]:
