@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,7 @@ from peftbench.errors import Unsupported, UserError
 from peftbench.evaluation import scoring
 from peftbench.evaluation.engine import client
 from peftbench.evaluation.engine.harness import EngineHarness
+from peftbench.evaluation.likelihood import Text
 from peftbench.evaluation.lm_eval_model import Harness
 from peftbench.methods import METHODS, deployed_forms, engines, method_of
 from peftbench.models.precision import PRECISIONS
@@ -131,6 +133,18 @@ def test_long_texts_are_scored_in_the_windows_in_which_they_are_here(tiny):
     given = [(("a", "b"), [5, 6], [7, 8]), (None, [5], [9])]  # as lm-eval's own tasks ask
     expected = [answer[0] for answer in plain._loglikelihood_tokens(given)]
     assert [answer[0] for answer in served._loglikelihood_tokens(given)] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_text_that_is_too_long_is_cut_as_here_and_one_without_room_for_a_decoded_token_is_refused():
+    harness = object.__new__(EngineHarness)
+    harness._max_length, harness.longest, asked_for = 5, 7, []
+    harness.engine = SimpleNamespace(name="vllm", score=lambda pairs: asked_for.extend(pairs) or [(-1.0, True)])
+    long = Text(tuple(range(1, 11)), 8)
+    assert harness.log_probabilities([long]) == [(-1.0, True)]
+    assert asked_for == [((5, 6, 7, 8), (9, 10))]
+    harness.longest = 6
+    with pytest.raises(Unsupported, match="with it one has 7 tokens, more than the base model's 6 positions"):
+        harness.log_probabilities([long])
 
 
 def test_the_protocol_carries_tokens_and_answers(tmp_path, monkeypatch):
