@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 BESIDE_BYTES = 2**30
 """Memory of a trial's process beside the tensors of a training step: Python, libraries, data. Of the trials in
-``results/reference`` on base models of nano's size, 98 % need less (``tests/runner/test_ray_memory.py``). Those of
-``memory_ladder``, of 25 million parameters and with a vocabulary of 32,768, were measured when accounting for a step
-and decoding took up to 2.3 GB more, and most needed more; run again since, none does."""
+``results/reference`` on the CPU, 98 % need less (``tests/runner/test_ray_memory.py``)."""
 CELL_SECONDS = 60.0
 """Longest prediction of a cell; a model with many layers that FSDP2 divides is traced at its own depth."""
 SECONDS = 300.0
