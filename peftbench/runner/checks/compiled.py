@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 
 from peftbench.errors import Unsupported
@@ -10,6 +11,11 @@ from peftbench.runner.checks import recomputed
 from peftbench.training import compiling
 from peftbench.training.batches import Batch
 from peftbench.training.loop import Learner
+
+_CLOSE = {True: (recomputed.CLOSE[True], math.inf), False: (0.1, 0.5)}
+"""Largest distance of gradients, of all together and of a single parameter, by whether everything is computed in fp32.
+In bf16 the tests' base is 3 % from its gradients in fp32, compiled or not, and up to 5 % between the two; a layer that
+ran other code would have a gradient of its own."""
 
 
 def check(learner: Learner, batch: Batch) -> None:
@@ -22,10 +28,12 @@ def check(learner: Learner, batch: Batch) -> None:
     Raises:
         Unsupported: if they do.
     """
-    apart = recomputed.distance(learner, batch, compiling.running(learner.compiled), nullcontext())
+    apart, worst = recomputed.distances(learner, batch, compiling.running(learner.compiled), nullcontext())
     whole = learner.precision.autocast is None and learner.precision.trainable == "float32"
-    if not apart <= recomputed.CLOSE[whole]:
+    most, most_of_one = _CLOSE[whole]
+    if not (apart <= most and worst <= most_of_one):
         raise Unsupported(
             f"compile: {learner.training.compile}: gradients of {type(head.base_of(learner.model)).__name__} with "
-            f"compiled layers are not those without ({100 * apart:.2g} % apart); use compile: none"
+            f"compiled layers are not those without ({100 * apart:.2g} % apart, a single "
+            f"parameter's up to {100 * worst:.2g} %); use compile: none"
         )

@@ -51,7 +51,19 @@ def distance(
     other: AbstractContextManager[Any],
     expected: Batch | None = None,
 ) -> float:
-    """Return the distance between the gradients in two contexts, relative to the norm of the latter.
+    """Return the first of ``distances``."""
+    return distances(learner, batch, one, other, expected)[0]
+
+
+def distances(
+    learner: Learner,
+    batch: Batch,
+    one: AbstractContextManager[Any],
+    other: AbstractContextManager[Any],
+    expected: Batch | None = None,
+) -> tuple[float, float]:
+    """Return the distance between the gradients in two contexts, relative to the norm of the latter: of all parameters
+    together, and the largest of a single one whose gradient is a thousandth of the whole or more.
 
     Args:
         learner: the tuned model, ready to train on one device; it is not changed.
@@ -63,21 +75,27 @@ def distance(
     learner.model.train()
     first: dict[Any, torch.Tensor] = {}
     squares = {"apart": 0.0, "whole": 0.0}
+    each_one: list[tuple[float, float]] = []
 
     def keep(parameter: Any) -> None:
         first[parameter] = parameter.grad.to("cpu")
 
     def compare(parameter: Any) -> None:
         expected, found = parameter.grad.float(), first.pop(parameter, torch.zeros(())).to(parameter.device).float()
-        squares["apart"] += float((found - expected).norm()) ** 2
-        squares["whole"] += float(expected.norm()) ** 2
+        each_one.append((float((found - expected).norm()), float(expected.norm())))
+        squares["apart"] += each_one[-1][0] ** 2
+        squares["whole"] += each_one[-1][1] ** 2
 
     with one:
         _each_gradient(learner, batch, keep)
     with other:
         _each_gradient(learner, expected or batch, compare)
     squares["apart"] += sum(float(each.float().norm()) ** 2 for each in first.values())
-    return math.sqrt(squares["apart"] / squares["whole"]) if squares["whole"] else 0.0
+    if not squares["whole"]:
+        return 0.0, 0.0
+    least = 1e-3 * math.sqrt(squares["whole"])
+    worst = max((apart / norm for apart, norm in each_one if norm > least), default=0.0)
+    return math.sqrt(squares["apart"] / squares["whole"]), worst
 
 
 def _each_gradient(learner: Learner, batch: Batch, use: Callable[[Any], None]) -> None:
