@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _TRAIN = (
     *("batch_size", "micro_batch_size", "learning_rate", "optimizer", "gradient_checkpointing", "logits", "steps"),
-    *("epochs", "attention", "offload", "compute", "compile"),
+    *("epochs", "attention", "offload", "compute", "compile", "kernels"),
 )
 """Training settings of each cell."""
 

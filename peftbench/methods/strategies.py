@@ -151,8 +151,9 @@ def refusal(
         why = why or "logits: liger was not tried on several devices; use logits: chunked, or one device"
     if training.compute != "auto":
         why = why or f"compute: {training.compute} was not tried on several devices; use compute: auto, or one device"
-    if training.compile != "none":
-        why = why or f"compile: {training.compile} was not tried on several devices; use compile: none, or one device"
+    for key, value in (("compile", training.compile), ("kernels", training.kernels)):
+        if value != "none":
+            why = why or f"{key}: {value} was not tried on several devices; use {key}: none, or one device"
     name = f"{method.name} {method.variant}".strip()
     return Refusal(f"{name} {precision} does not run on {devices.name}", why) if why else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Any
 
 from peftbench.methods import Method, Setting, offload_support
@@ -16,6 +17,12 @@ from peftbench.records.attention import ATTENTIONS, AUTO
 
 COMPUTED = ("bf16", "bf16-true")
 """Precisions whose products ``train.compute`` can replace."""
+LIGER: Mapping[str, str] = MappingProxyType({"logits": "chunked", "kernels": "none"})
+"""Settings that can be ``liger``, with what is told to use instead."""
+_ALONE: Mapping[str, str] = MappingProxyType(
+    {"offload": "none", "compute": "auto", "compile": "none", "kernels": "none"}
+)
+"""Settings with their default of which ``compile`` and ``kernels`` allow no other to differ from it."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,8 @@ def refusal(method: Method, precision: str, device: str, training: Training | No
         found = found or _no_compute(method, precision, training.compute)
     if training and training.compile != "none":
         found = found or _no_compile(training, device)
-    if training and training.logits == "liger":
-        found = found or _no_liger(device)
+    if training:
+        found = found or _no_liger(training, device)
     if training and training.attention != AUTO:
         found = found or _no_attention(training.attention, precision, device)
     return found or (_no_optimizer(method, precision, training) if training else None)
@@ -164,20 +171,29 @@ def _no_compile(training: Training, device: str) -> Refusal | None:
     if training.gradient_checkpointing == "selective":
         why = "operators within compiled code cannot be kept one by one; use gradient_checkpointing: true"
         return Refusal(f"{what} does not exist with gradient_checkpointing: selective", why)
-    for name, value, default in (("offload", training.offload, "none"), ("compute", training.compute, "auto")):
-        if value != default:
-            why = f"they were not tried together; use {name}: {default}, or compile: none"
-            return Refusal(f"{what} does not exist with {name}: {value}", why)
     missing = compilers.why_missing(device)
-    return Refusal(f"{what} does not run here", f"{missing}; use compile: none") if missing else None
+    refused = Refusal(f"{what} does not run here", f"{missing}; use compile: none") if missing else None
+    return _untried("compile", training) or refused
 
 
-def _no_liger(device: str) -> Refusal | None:
-    if device != "cuda":
-        return Refusal(f"logits: liger does not train on {device} (only on cuda); use logits: chunked")
-    if find_spec("liger_kernel") is None:
-        why = "it needs the package liger-kernel, which is not installed: pip install liger-kernel"
-        return Refusal("logits: liger does not run here", why)
+def _no_liger(training: Training, device: str) -> Refusal | None:
+    used = [key for key in LIGER if getattr(training, key) == "liger"]
+    for key in used:
+        if device != "cuda":
+            return Refusal(f"{key}: liger does not train on {device} (only on cuda); use {key}: {LIGER[key]}")
+        if find_spec("liger_kernel") is None:
+            why = "it needs the package liger-kernel, which is not installed: pip install liger-kernel"
+            return Refusal(f"{key}: liger does not run here", why)
+    return _untried("kernels", training) if "kernels" in used else None
+
+
+def _untried(key: str, training: Training) -> Refusal | None:
+    """Return which other setting was not tried with one that is not at its default; None if all were."""
+    for name, default in _ALONE.items():
+        value = getattr(training, name)
+        if name != key and value != default:
+            why = f"they were not tried together; use {name}: {default}, or {key}: none"
+            return Refusal(f"{key}: {getattr(training, key)} does not exist with {name}: {value}", why)
     return None
 
 

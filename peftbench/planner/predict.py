@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import Unsupported, UserError
+from peftbench.methods.support import LIGER
 from peftbench.models import configs
 from peftbench.planner import pretended
 from peftbench.planner.depth import Depths, at, depths, in_turns
@@ -41,10 +42,11 @@ def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None, ran
     assert trial.training is not None
     if trial.device == "cuda" and trial.devices is not None and trial.devices.offload != "none":
         raise Unplannable("what is offloaded to the host and what is on the GPU cannot be told apart in a trace")
-    if trial.training.logits == "liger":
-        raise Unplannable(
-            "logits: liger: a trace has no kernels of liger, and so not what they hold; see logits: chunked"
-        )
+    for key, instead in LIGER.items():
+        if getattr(trial.training, key) == "liger":
+            raise Unplannable(
+                f"{key}: liger: a trace has no kernels of liger, and so not what they hold; see {key}: {instead}"
+            )
     passes = tuple(passes or longest(trial.training, trial.devices))
     if isinstance(config, str | Path):
         config = load_config(trial.base, Path(config))

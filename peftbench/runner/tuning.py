@@ -27,9 +27,29 @@ from peftbench.records.columns.size import SizeColumns
 from peftbench.records.columns.work import WorkColumns
 from peftbench.records.resolve import resolve
 from peftbench.runner import checkpoint, divided_base, resuming
-from peftbench.runner.checks import compiled, first_step, liveness, packed_rows, probe, recomputed, some_logits
+from peftbench.runner.checks import (
+    compiled,
+    first_step,
+    liveness,
+    packed_rows,
+    probe,
+    recomputed,
+    replaced,
+    some_logits,
+)
 from peftbench.runner.state import Run
-from peftbench.training import accounting, batches, compiling, flops, host_weights, loop, optimizers, turns, warm_up
+from peftbench.training import (
+    accounting,
+    batches,
+    compiling,
+    flops,
+    host_weights,
+    kernels,
+    loop,
+    optimizers,
+    turns,
+    warm_up,
+)
 from peftbench.training import effective as computed_with
 from peftbench.training import logits as logits_of
 from peftbench.training.encoded import Encoded
@@ -77,6 +97,7 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
             with nullcontext() if method.trains_base else liveness.perturbed(learner.parameters):
                 recomputed.check(learner, few)
     _compile(run, learner, step_examples, few)
+    _check_kernels(run, learner, few)
     with run.clock.phase(Phase.CHECK):
         before = liveness.Before(
             logits, liveness.checksums(model, True), liveness.checksums(model, False), liveness.parts(model)
@@ -165,6 +186,7 @@ def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, loop.Lea
             progress=importlib.import_module(method.progress) if method.progress else None,
             parallel=run.parallel if run.parallel.early else ALONE,
             compiled=compiling.make(model, training.compile, trial.device, run.job.scratch),
+            kernels=kernels.make(model, training.kernels),
         )
     return model, learner
 
@@ -178,6 +200,15 @@ def _compile(run: Run, learner: loop.Learner, step_examples: Sequence[Sequence[E
     trains_base = METHODS[run.job.trial.method].trains_base
     with run.clock.phase(Phase.CHECK), nullcontext() if trains_base else liveness.perturbed(learner.parameters):
         compiled.check(learner, few)
+
+
+def _check_kernels(run: Run, learner: loop.Learner, few: batches.Batch) -> None:
+    """Check that kernels which replace parts of the base model run, and compute the same."""
+    if learner.kernels is None:
+        return
+    trains_base = METHODS[run.job.trial.method].trains_base
+    with run.clock.phase(Phase.CHECK), nullcontext() if trains_base else liveness.perturbed(learner.parameters):
+        replaced.check(learner, few)
 
 
 @contextmanager

@@ -107,6 +107,12 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
             "what torch.compile compiles of a training step: layers, each decoder layer; needs a C++ compiler "
             "(docs/ladder.md)",
         ),
+        "kernels": Setting(
+            Literal["none", "liger"],
+            "none",
+            "liger: its kernels compute norms, rotary positions and gated products in training steps, on a GPU with "
+            "liger-kernel (docs/ladder.md)",
+        ),
         "loss_on": Setting(Literal["completion", "all"], "completion", "the tokens in the loss"),
         "score": Setting(Literal["last", "best_on_validation"], "last", "the step whose weights are scored"),
         "validate_every": Setting(Count | None, None, "steps between validation losses; null for none"),

@@ -18,7 +18,14 @@ from peftbench.version import PROTOCOL
 _LAYOUT = ("encoding", "delimiter", "quoting")
 """Keys about how a file is read: the texts that it then has are in the data's hash."""
 LATER: Mapping[str, Any] = MappingProxyType(
-    {"logits": "all", "attention": AUTO, "offload": "none", "compute": "auto", "compile": "none"}
+    {
+        "logits": "all",
+        "attention": AUTO,
+        "offload": "none",
+        "compute": "auto",
+        "compile": "none",
+        "kernels": "none",
+    }
 )
 """Training settings that results of this version may be older than, with their default: how trials were run before."""
 LATER_OPTIONS: Mapping[str, Any] = MappingProxyType(

@@ -31,6 +31,7 @@ def columns(learner: Learner) -> EffectiveColumns:
         ),
         checkpointing_active=_recomputing(model),
         compiled_modules=f"{len(learner.compiled.layers)} decoder layers" if learner.compiled else "none",
+        kernel_modules=learner.kernels.ran if learner.kernels else "none",
         process_threads=str(torch.get_num_threads()),
     )
 

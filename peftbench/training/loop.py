@@ -25,6 +25,7 @@ from peftbench.training import (
     float8,
     host_step,
     host_weights,
+    kernels,
     logits,
     offloading,
     optimizers,
@@ -34,6 +35,7 @@ from peftbench.training import (
 from peftbench.training.batches import Batch, micro_batches
 from peftbench.training.encoded import Encoded
 from peftbench.training.goal import Goal
+from peftbench.training.kernels import Kernels
 from peftbench.training.losses import batch_loss
 from peftbench.training.parallel import ALONE, Parallel
 
@@ -70,6 +72,8 @@ class Learner:
     """How several devices share the steps."""
     compiled: compiling.Compiled | None = None
     """The layers that are compiled for steps; None if none are."""
+    kernels: Kernels | None = None
+    """What liger's kernels compute in steps; None if nothing."""
 
 
 def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, **where: Any) -> Learner:
@@ -80,7 +84,7 @@ def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, 
         parameters: the trainable ones.
         training: the settings.
         **where: the other fields of ``Learner``: precision, device, pad_id, virtual_tokens, after_step, progress,
-            parallel, compiled.
+            parallel, compiled, kernels.
 
     Raises:
         Unsupported: if logits, what is computed again, products, or weights cannot be as the settings want them.
@@ -130,7 +134,7 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
 
 def _gradients(learner: Learner, batches: Sequence[Batch]) -> torch.Tensor:
     """Run a step's forward and backward passes; return its loss, a scalar."""
-    with offloading.saved(learner), compiling.running(learner.compiled):
+    with offloading.saved(learner), compiling.running(learner.compiled), kernels.running(learner.kernels):
         return learner.parallel.gradients(learner, batches, batch_loss)
 
 

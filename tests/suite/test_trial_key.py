@@ -166,6 +166,7 @@ def test_a_setting_added_later_enters_settings_and_key_only_if_it_is_not_at_its_
         "offload": "activations",
         "compute": "fp8",
         "compile": "layers",
+        "kernels": "liger",
     }
     assert set(trial_key.LATER) == set(others)
     for name, default in trial_key.LATER.items():

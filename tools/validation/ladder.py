@@ -115,6 +115,12 @@ AXES: Mapping[str, Axis] = {
         "steps that are not compiled. The time of compiling is not in the ratios. In 16 bits compiled code rounds "
         "where it keeps a tensor, and not after each operator",
     ),
+    "kernels": Axis(
+        "kernels for norms, rotary positions and gated products",
+        (),
+        ("full", "lora", "qlora"),
+        on_gpus=({"kernels": "liger"},),
+    ),
     "precisions": Axis(
         "precisions of a frozen base",
         (

@@ -29,4 +29,7 @@ class EffectiveColumns(ColumnGroup):
     ] = None
     checkpointing_active: Annotated[str | None, "modules that recompute activations in the backward pass"] = None
     compiled_modules: Annotated[str | None, "modules that torch.compile compiled for training; none if none"] = None
+    kernel_modules: Annotated[
+        str | None, "liger's classes with the modules that they replace in training steps, and functions; none if none"
+    ] = None
     process_threads: Annotated[str | None, "CPU threads that torch used"] = None

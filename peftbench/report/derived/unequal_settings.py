@@ -56,6 +56,7 @@ _DECIDED_BY = {
     "checkpointing": "gradient_checkpointing",
     "attention": "attention",
     "compiled": "compile",
+    "kernel": "kernels",
 }
 """First word of an effective setting, and the training setting that decides it."""
 Stratum = tuple[Any, ...]

@@ -12,7 +12,7 @@ from peftbench.training import compiling
 from peftbench.training.batches import Batch
 from peftbench.training.loop import Learner
 
-_CLOSE = {True: (recomputed.CLOSE[True], math.inf), False: (0.1, 0.5)}
+CLOSE = {True: (recomputed.CLOSE[True], math.inf), False: (0.1, 0.5)}
 """Largest distance of gradients, of all together and of a single parameter, by whether everything is computed in fp32.
 In bf16 the tests' base is 3 % from its gradients in fp32, compiled or not, and up to 5 % between the two; a layer that
 ran other code would have a gradient of its own."""
@@ -30,7 +30,7 @@ def check(learner: Learner, batch: Batch) -> None:
     """
     apart, worst = recomputed.distances(learner, batch, compiling.running(learner.compiled), nullcontext())
     whole = learner.precision.autocast is None and learner.precision.trainable == "float32"
-    most, most_of_one = _CLOSE[whole]
+    most, most_of_one = CLOSE[whole]
     if not (apart <= most and worst <= most_of_one):
         raise Unsupported(
             f"compile: {learner.training.compile}: gradients of {type(head.base_of(learner.model)).__name__} with "

@@ -42,6 +42,7 @@ SAVINGS: tuple[dict[str, Any], ...] = (
     {"precision": "torchao-nvfp4"},
     {"compute": "fp8"},
     {"compile": "layers"},
+    {"kernels": "liger"},
     {"micro_batch_size": 1},
 )
 """Blocks of LoRA in bf16, the first of which the others stand beside. What the machine does not have is left out."""
