@@ -46,6 +46,6 @@ def test_a_forecast_says_how_many_tokens_are_taken_to_be_in_the_loss(write, caps
 def test_another_word_is_refused_with_the_ones_that_exist(write, capsys):
     assert cli.main(["plan", write("chunky")]) == 2
     assert (
-        "train.logits: unknown logits 'chunky'; did you mean 'chunked'? allowed: all, chunked, loss_bearing"
+        "train.logits: unknown logits 'chunky'; did you mean 'chunked'? allowed: all, chunked, liger, loss_bearing"
         in capsys.readouterr().err
     )
