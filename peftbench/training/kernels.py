@@ -139,7 +139,7 @@ def _code() -> list[Any]:
 def _taken_back(before: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Yield each holder of attributes with those that changed, after they are again what they were."""
     for holder, old in before:
-        now = vars(holder)
+        now = holder.__dict__
         new = {name: value for name, value in now.items() if name not in old or old[name] is not value}
         _restore(now, new, old)
         if new:
@@ -149,14 +149,14 @@ def _taken_back(before: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterator[tup
 @contextmanager
 def _put(changes: Changes) -> Iterator[None]:
     """Give holders other attributes within the context."""
-    kept = [{name: vars(holder)[name] for name in new if name in vars(holder)} for holder, new in changes]
+    kept = [{name: holder.__dict__[name] for name in new if name in holder.__dict__} for holder, new in changes]
     for holder, new in changes:
-        vars(holder).update(new)
+        holder.__dict__.update(new)
     try:
         yield
     finally:
         for (holder, new), old in zip(changes, kept, strict=True):
-            _restore(vars(holder), new, old)
+            _restore(holder.__dict__, new, old)
 
 
 def _restore(now: dict[str, Any], names: Iterable[str], old: Mapping[str, Any]) -> None:
