@@ -94,7 +94,10 @@ def _least(trial: Trial, every: Sequence[Lever], peak: Peak, own: int | None) ->
 
 
 def _largest(lever: Lever, most: int, tried: Callable[[Mapping[str, Any]], Lever]) -> Lever:
-    """Return a lever with the largest micro-batch that still fits, among halves of the cell's own."""
+    """Return a lever with the largest micro-batch that still fits, among the cell's own and its halves."""
+    rest = {key: value for key, value in lever.settings.items() if key != "micro_batch_size"}
+    if rest and (whole := tried(rest)).fits:
+        return whole
     size = most // 2
     while size > 1:
         larger = tried({**lever.settings, "micro_batch_size": size})

@@ -48,6 +48,11 @@ def test_a_smaller_micro_batch_comes_first_and_is_as_large_as_fits(tmp_path):
     assert nearest(tmp_path, 75, micro=30, checkpoints=50)[-1] == ({"micro_batch_size": 1}, 70, True)
 
 
+def test_a_micro_batch_is_left_out_where_the_other_settings_are_enough(tmp_path):
+    found = nearest(tmp_path, 15, micro=5, checkpoints=30, bf16=60, nf4=60)
+    assert found[-1] == ({"gradient_checkpointing": True, "logits": "chunked", "precision": "bf16"}, 10, True)
+
+
 def test_each_setting_that_is_too_little_has_its_figure(tmp_path):
     found = nearest(tmp_path, 60, micro=5, checkpoints=10, eight=1, bf16=50, nf4=60)
     assert found[:4] == [

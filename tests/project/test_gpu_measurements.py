@@ -102,6 +102,13 @@ def test_kept_results_are_results_folders_and_all_of_the_document_is_made_from_t
     assert set(gpu_document.PARTS) == set(reference.PARTS[ROOT / "docs" / "gpu.md"])
 
 
+def test_trials_that_shared_the_device_have_no_step_time():
+    row = {"cell": "lora", "status": "ok", "predicted_train_bytes": 10**9, "peak_train_bytes": 10**9}
+    row |= {"peak_offloaded_bytes": None, "median_step_seconds": 0.25}
+    assert "| 0.250 |" in gpu_document._savings([row | {"workers": 1}])
+    assert "0.250" not in gpu_document._savings([row | {"workers": 4}])
+
+
 def test_a_second_run_measures_only_what_is_missing(measured, tmp_path, monkeypatch):
     again = results.Kept(tmp_path / "again", (measured,))
     monkeypatch.setattr(grids.local, "run", lambda jobs, workers: (pytest.fail("measured") for _ in jobs))

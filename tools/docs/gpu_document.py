@@ -343,7 +343,7 @@ def _savings(rows: Sequence[Row]) -> str:
             _gigabytes(row["peak_train_bytes"]),
             _number(_error(row), "+.2%"),
             _gigabytes(row["peak_offloaded_bytes"]),
-            _number(row["median_step_seconds"], ".3f"),
+            _number(row["median_step_seconds"] if row["workers"] == 1 else None, ".3f"),  # else of a shared device
             _status(row),
         )
         for row in rows

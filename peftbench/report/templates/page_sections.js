@@ -110,7 +110,7 @@ const SECTIONS = {
     });
     if (into.querySelector("table")) return;
     if (lead) into.querySelector("summary").after(element("p", {}, element("strong", {}, lead)));
-    const shown = plainTable(heads.map((head) => element("span", {}, ...broken(head))), rows.map(([number, change, ...others]) => [number, element("span", {}, ...broken(change)), ...others]), "ladder of memory");
+    const shown = plainTable(heads.map((head) => element("span", {}, ...broken(head))), rows.map(([number, change, ...others]) => [number, element("span", {}, ...broken(change)), ...others.map((text) => text.replace("(x ", "(x\u00a0"))]), "ladder of memory");
     shown.querySelector("table").classList.add("dense");
     into.append(shown, ...notes.map(note));
   },
