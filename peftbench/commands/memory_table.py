@@ -200,6 +200,8 @@ def _levers(found: Sequence[Forecast]) -> Iterator[str]:
         yield from textwrap.wrap(
             f"  {each.trial.cell}: {text}", _WIDTH, subsequent_indent=indent, break_on_hyphens=False
         )
+    if any("offload" in lever.settings for each in some for lever in each.levers):
+        yield "These peaks are the device's: offload needs memory of the host, which plan tells once the suite has it."
     if none:
         yield from textwrap.wrap(f"No setting makes these smaller: {', '.join(none)}.", _WIDTH)
 

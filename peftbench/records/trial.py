@@ -115,7 +115,7 @@ class Training:
     """What ``torch.compile`` compiles of a training step: ``none``, or the decoder ``layers``. Losses are the same up
     to rounding; everything else, scoring among it, computes without it."""
     kernels: str = "none"
-    """What computes norms, rotary positions and gated products of a training step: the base model's own code for
+    """What computes norms, rotary position embeddings and gated MLPs of a training step: the base model's own code for
     ``none``, or the kernels of ``liger``. Losses are the same up to rounding; scoring computes without them."""
 
     def offloads(self, what: str) -> bool:

@@ -110,8 +110,8 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
         "kernels": Setting(
             Literal["none", "liger"],
             "none",
-            "liger: its kernels compute norms, rotary positions and gated products in training steps, on a GPU with "
-            "liger-kernel (docs/ladder.md)",
+            "liger: its kernels compute norms, rotary position embeddings and gated MLPs in training steps, on a GPU "
+            "with liger-kernel (docs/ladder.md)",
         ),
         "loss_on": Setting(Literal["completion", "all"], "completion", "the tokens in the loss"),
         "score": Setting(Literal["last", "best_on_validation"], "last", "the step whose weights are scored"),

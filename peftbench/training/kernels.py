@@ -1,4 +1,4 @@
-"""liger's kernels for parts of the base model in training steps (``train.kernels``): norms, rotations, gated products.
+"""liger's kernels in training steps (``train.kernels``): norms, rotary position embeddings, gated MLPs.
 
 liger's own function for a family says what is replaced: the ``forward`` of single modules, and functions that the
 family's code calls by their name. Both are put in place for the forward and backward passes of a step alone, so that

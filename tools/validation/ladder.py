@@ -116,7 +116,7 @@ AXES: Mapping[str, Axis] = {
         "where it keeps a tensor, and not after each operator",
     ),
     "kernels": Axis(
-        "kernels for norms, rotary positions and gated products",
+        "kernels for norms, rotary position embeddings and gated MLPs",
         (),
         ("full", "lora", "qlora"),
         on_gpus=({"kernels": "liger"},),
