@@ -103,12 +103,14 @@ def _allocations(learner: Learner) -> Iterator[list[int]]:
         found.append(torch.cuda.max_memory_allocated() - before)
         return
     counted = _Allocated()
-    hook = learner.model.register_forward_pre_hook(lambda *_: counted.begin())
+    alone = learner.parallel.count == 1  # what gloo has begun and not ended keeps pointers into the profiler
+    hooks = [learner.model.register_forward_pre_hook(lambda *_: counted.begin())] if alone else []
     counted.begin()
     try:
         yield found
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
         counted.end()
     found.append(counted.peak)
 
@@ -144,8 +146,8 @@ class _AllocationsOnly(autograd_profiler.profile):
     def _start_trace(self) -> None:
         self.entered = True
         self.profiling_start_time_ns = time.perf_counter_ns()
-        # operators belong to other scopes; allocations to none
-        only = {torch._C._profiler.RecordScope.USER_SCOPE}
+        # a scope that nothing has here; allocations have none. Messages of gloo, which outlive a part, have USER_SCOPE
+        only = {torch._C._profiler.RecordScope.STATIC_RUNTIME_MODEL}
         start: Any = torch.autograd._enable_profiler  # its stub lacks the scopes
         start(self.config(create_trace_id=False), self.kineto_activities, only)
 

@@ -110,8 +110,15 @@ def test_what_an_operator_allocates_internally_is_reported_as_unexplained(tiny, 
     assert counted.peak_bytes < held <= counted.allocated_bytes
 
 
-def test_the_allocators_count_is_read_pass_by_pass_without_operators_and_is_that_of_the_whole_step(monkeypatch):
-    """A record of all operators of a step of 32 passes took 2.3 GB of a trial's memory."""
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_allocators_count_is_read_pass_by_pass_without_operators_and_is_that_of_the_whole_step(
+    processes, monkeypatch
+):
+    """A record of all operators of a step of 32 passes took 2.3 GB of a trial's memory.
+
+    A message between processes may be in flight from one pass to the next, and ended the process by SIGSEGV if the
+    profiler that had seen its begin was gone; so theirs is one part.
+    """
     parts = []
     read = accounting._AllocationsOnly.__exit__
 
@@ -120,7 +127,7 @@ def test_the_allocators_count_is_read_pass_by_pass_without_operators_and_is_that
         parts.append([event.name() for event in self.kineto_results.events()])
 
     monkeypatch.setattr(accounting._AllocationsOnly, "__exit__", reads)
-    learner = SimpleNamespace(device="cpu", model=nn.Linear(256, 256))
+    learner = SimpleNamespace(device="cpu", model=nn.Linear(256, 256), parallel=SimpleNamespace(count=processes))
 
     def passes():
         kept = []
@@ -135,8 +142,8 @@ def test_the_allocators_count_is_read_pass_by_pass_without_operators_and_is_that
         passes()
     sizes = [event.nbytes() for event in whole.kineto_results.events() if event.name() == "[memory]"]
     assert peaks == [max(itertools.accumulate(sizes))]
-    assert len(parts) == 4, "before the first pass, and each pass"
-    assert "[memory]" in parts[1]
+    assert len(parts) == (4 if processes == 1 else 1), "before the first pass, and each pass"
+    assert "[memory]" in parts[-1]
     assert not [name for names in parts for name in names if "aten" in name]
 
 

@@ -369,9 +369,8 @@ def test_proofs_and_work_of_a_step_in_the_backward_pass_hold_one_gradient_at_a_t
 def test_a_row_tells_the_types_of_all_state_that_an_optimizer_keeps(name):
     """Also of state that is smaller than its parameter: rows and columns, or a space of low rank."""
     parameters, made = stepped(name, [(80, 1300)])
-    learner = SimpleNamespace(
-        model=nn.Module(), optimizer=made, precision=PRECISIONS["fp32"], device="cpu", parameters=parameters
-    )
+    given = {"precision": PRECISIONS["fp32"], "device": "cpu", "parameters": parameters}
+    learner = SimpleNamespace(model=nn.Module(), optimizer=made, compiled=None, kernels=None, **given)
     learner.model.config = None
     told = effective.columns(learner).optimizer_state_dtypes
     assert told == ("none" if BY_HAND[name] == 0 else "uint8" if name.endswith("8bit") else "float32")
