@@ -121,7 +121,11 @@ def test_a_cell_that_does_not_fit_is_told_what_would_and_the_figure_is_the_predi
     (found,) = forecast.forecasts([made], lambda _: tiny, asked)
     assert found.fits is False
     assert (dict(found.levers[-1].settings), found.levers[-1].peak_bytes) == ({"micro_batch_size": 4}, smaller)
-    assert "lora r=4 fp32: micro_batch_size: 4 (" in "\n".join(memory_table.lines([found], asked))
+    text = "\n".join(memory_table.lines([found], asked))
+    assert "lora r=4 fp32: micro_batch_size: 4 (" in text
+    assert "offload needs memory of the host" not in text
+    host = replace(found, levers=(replace(found.levers[-1], settings={"offload": "all"}),))
+    assert "offload needs memory of the host" in "\n".join(memory_table.lines([host], asked))
     (none,) = forecast.forecasts([made], lambda _: tiny, forecast.Question(1000, 0))
     told = " ".join(" ".join(memory_table.lines([none], forecast.Question(1000, 0))).split())
     assert "none of the settings that were tried; what needs least, micro_batch_size: 1, gradient_che" in told

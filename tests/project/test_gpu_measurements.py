@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,8 @@ def test_every_cell_at_full_size_is_a_possible_trial_on_a_gpu(tmp_path):
     # prefix tuning does not recompute activations; the CPU has no tf32, and everything else of the device
     savings = counts.pop("ladder") - 2 * 12 - 8
     assert 13 <= savings <= len(more.SAVINGS)  # without torchao, liger, triton and a compiler; with all of them
+    if not any(find_spec(name) for name in ("torchao", "liger_kernel", "triton")):
+        assert savings == 13
     assert counts == {"right": 38, "planner": 39, "speed": 4, "claims": 7, "quickstart": 14}
 
 
